@@ -1,0 +1,197 @@
+//! Packed batches: no padding, sequence bounds travel with the tokens.
+
+use std::ops::Range;
+
+use crate::TokenId;
+
+/// One sequence for the reference to score.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoringSequence {
+    /// Prompt and completion.
+    pub token_ids: Vec<TokenId>,
+    /// Indices into `token_ids` of the tokens to score; starts at 1 or later, since a score needs context.
+    pub scored: Range<usize>,
+    /// Softmax temperature of `logprobs_at_temperature`; > 0.
+    pub temperature: f64,
+}
+
+impl ScoringSequence {
+    /// Every token that has context, at temperature 1.
+    #[must_use]
+    pub fn all_tokens(token_ids: Vec<TokenId>) -> Self {
+        Self { scored: token_ids.len().min(1)..token_ids.len(), token_ids, temperature: 1.0 }
+    }
+
+    /// Number of tokens that a forward must process: the last scored token is only a target, never an input.
+    #[must_use]
+    pub fn forward_tokens(&self) -> usize {
+        if self.scored.is_empty() { 0 } else { self.scored.end - 1 }
+    }
+}
+
+/// A run of consecutive rows of a packed batch that belongs together.
+///
+/// A segment's rows attend causally to each other and to all rows of its ancestors, so a prompt that several completions
+/// share can be one segment with many children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First row in the batch.
+    pub start: usize,
+    /// Number of rows.
+    pub len: usize,
+    /// Position id of the first row: the number of rows of all ancestors.
+    pub position: usize,
+    /// Index of the segment that comes before this one in its sequences; always smaller than the own index.
+    pub parent: Option<usize>,
+}
+
+impl Segment {
+    /// The segment's rows in the batch.
+    #[must_use]
+    pub fn rows(&self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+}
+
+/// One number to compute: the logprob of `token` after row `row`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// Row of the batch whose logits predict the token.
+    pub row: usize,
+    /// The token that was sampled.
+    pub token: TokenId,
+    /// Softmax temperature, > 0.
+    pub temperature: f64,
+}
+
+/// Sequences packed for one forward, struct of arrays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PackedBatch {
+    token_ids: Vec<TokenId>,
+    position_ids: Vec<u32>,
+    segments: Vec<Segment>,
+    targets: Vec<Target>,
+    sequence_targets: Vec<Range<usize>>,
+}
+
+impl PackedBatch {
+    /// Packs sequences one after the other, each its own segment.
+    ///
+    /// Only rows that some score needs are packed: `token_ids[..scored.end - 1]` of each sequence. A sequence with
+    /// nothing to score takes no row and gets empty scores.
+    #[must_use]
+    pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a ScoringSequence>) -> Self {
+        let mut batch = Self::default();
+        for sequence in sequences {
+            let start = batch.token_ids.len();
+            let len = sequence.forward_tokens();
+            let first_target = batch.targets.len();
+            if len > 0 {
+                batch.token_ids.extend_from_slice(&sequence.token_ids[..len]);
+                batch.position_ids.extend((0..len).map(|position| position as u32));
+                batch.segments.push(Segment { start, len, position: 0, parent: None });
+                batch.targets.extend(sequence.scored.clone().map(|index| Target {
+                    row: start + index - 1,
+                    token: sequence.token_ids[index],
+                    temperature: sequence.temperature,
+                }));
+            }
+            batch.sequence_targets.push(first_target..batch.targets.len());
+        }
+        batch
+    }
+
+    /// Input ids, one per row.
+    #[must_use]
+    pub fn token_ids(&self) -> &[TokenId] {
+        &self.token_ids
+    }
+
+    /// Position of each row in its own sequence.
+    #[must_use]
+    pub fn position_ids(&self) -> &[u32] {
+        &self.position_ids
+    }
+
+    /// The batch's segments; parents come before children and their rows cover the batch without gaps.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// All numbers to compute, sequence by sequence.
+    #[must_use]
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// For each packed sequence, its part of [`PackedBatch::targets`].
+    #[must_use]
+    pub fn sequence_targets(&self) -> &[Range<usize>] {
+        &self.sequence_targets
+    }
+
+    /// Number of rows of the forward.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// Number of packed sequences.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.sequence_targets.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sequences() -> impl Strategy<Value = Vec<ScoringSequence>> {
+        let one = (prop::collection::vec(0u32..50, 1..20), 0.1f64..2.0).prop_flat_map(|(ids, temperature)| {
+            let len = ids.len();
+            (1..=len, Just(ids), Just(temperature)).prop_map(|(first, token_ids, temperature)| {
+                let end = token_ids.len();
+                ScoringSequence { token_ids, scored: first..end, temperature }
+            })
+        });
+        prop::collection::vec(one, 0..8)
+    }
+
+    proptest! {
+        /// Every scored token appears once, after the row that holds the token before it, and nothing else is packed.
+        #[test]
+        fn packing_loses_and_invents_nothing(sequences in sequences()) {
+            let batch = PackedBatch::pack(&sequences);
+            prop_assert_eq!(batch.sequences(), sequences.len());
+            prop_assert_eq!(batch.tokens(), sequences.iter().map(ScoringSequence::forward_tokens).sum::<usize>());
+            prop_assert_eq!(batch.segments().iter().map(|s| s.len).sum::<usize>(), batch.tokens());
+            for (sequence, range) in sequences.iter().zip(batch.sequence_targets()) {
+                let targets = &batch.targets()[range.clone()];
+                prop_assert_eq!(targets.len(), sequence.scored.len());
+                for (target, index) in targets.iter().zip(sequence.scored.clone()) {
+                    prop_assert_eq!(target.token, sequence.token_ids[index]);
+                    prop_assert_eq!(batch.token_ids()[target.row], sequence.token_ids[index - 1]);
+                    prop_assert_eq!(batch.position_ids()[target.row] as usize, index - 1);
+                    prop_assert_eq!(target.temperature, sequence.temperature);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_token_is_a_target_and_never_an_input() {
+        let batch = PackedBatch::pack(&[ScoringSequence::all_tokens(vec![7, 8, 9])]);
+        assert_eq!(batch.token_ids(), [7, 8]);
+        assert_eq!(batch.targets().iter().map(|t| (t.row, t.token)).collect::<Vec<_>>(), [(0, 8), (1, 9)]);
+    }
+
+    #[test]
+    fn a_sequence_with_nothing_to_score_takes_no_row() {
+        let batch = PackedBatch::pack(&[ScoringSequence::all_tokens(vec![7])]);
+        assert_eq!((batch.tokens(), batch.sequences(), batch.segments().len()), (0, 1, 0));
+    }
+}

@@ -1,0 +1,24 @@
+//! The vocabulary of Plumbline.
+//!
+//! Every other crate speaks in these types: a [`Rollout`] as a worker sent it, the [`ScoringSequence`] that the reference
+//! must re-score, the [`PackedBatch`] that a model sees, the [`TokenScores`] it answers with, and the [`ReferenceModel`]
+//! trait between the scheduler and whatever computes. No I/O, no runtime, no tensor library.
+//!
+//! Conventions used everywhere (field-standard): `e_t` is the engine's logprob of token `t`, `r_t` the reference's,
+//! `d_t = r_t - e_t` the log ratio (reference over engine), all in nats.
+
+mod batch;
+mod reference;
+mod rollout;
+mod sampling;
+mod scores;
+mod skip;
+mod validate;
+
+pub use batch::{PackedBatch, ScoringSequence, Segment, Target};
+pub use reference::{BatchScores, ModelError, ModelLimits, ReferenceInfo, ReferenceModel, ScoreTiming};
+pub use rollout::{Rollout, TokenId};
+pub use sampling::{IrreproducibleMode, LogprobsMode, Sampling};
+pub use scores::TokenScores;
+pub use skip::{SkipCounts, SkipReason};
+pub use validate::{Violation, ViolationCode};

@@ -1,0 +1,88 @@
+//! The boundary between whoever batches and whatever computes.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{PackedBatch, TokenId, TokenScores};
+
+/// A resident model that scores packed batches. Synchronous and object-safe: one thread owns it.
+pub trait ReferenceModel: Send {
+    /// What is resident.
+    fn info(&self) -> &ReferenceInfo;
+
+    /// Scores every target of the batch; one [`TokenScores`] per packed sequence, in order.
+    ///
+    /// A sequence's numbers do not depend on what else is in the batch (bit for bit on CPU in f32).
+    ///
+    /// # Errors
+    /// [`ModelError`]; the model stays usable after one.
+    fn score(&mut self, batch: &PackedBatch) -> Result<BatchScores, ModelError>;
+}
+
+/// The answer to one batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BatchScores {
+    /// One per sequence of the batch, in its order.
+    pub sequences: Vec<TokenScores>,
+    /// Where the time went.
+    pub timing: ScoreTiming,
+}
+
+/// Wall time of the two parts of scoring a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScoreTiming {
+    /// Embedding and decoder layers.
+    pub forward: Duration,
+    /// lm_head and the statistics of its rows.
+    pub head: Duration,
+}
+
+/// Identity of the resident model, as `/v1/reference` and reports show it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReferenceInfo {
+    /// Name or path it was loaded from.
+    pub model: String,
+    /// `model_type` of its configuration (`qwen3`, `llama`, ...).
+    pub family: String,
+    /// Version of the weights, an opaque string.
+    pub policy_version: String,
+    /// dtype of the decoder body (`f32`, ...).
+    pub dtype: String,
+    /// dtype in which the lm_head multiplies.
+    pub head_dtype: String,
+    /// Where it runs (`cpu`, `cuda:0`).
+    pub device: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Ids that end a sequence, from the model's configuration.
+    pub eos_token_ids: Vec<TokenId>,
+    /// What it can score.
+    pub limits: ModelLimits,
+}
+
+/// Hard limits of a model: beyond them there is no right answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelLimits {
+    /// Number of rows of the embedding: every id must be below.
+    pub vocab_size: usize,
+    /// Longest sequence, prompt and completion together.
+    pub max_positions: usize,
+}
+
+/// Why a batch could not be scored. `Clone`, because one failed batch answers many callers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    /// The device ran out of memory; a smaller batch may fit.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The batch contradicts the model's limits. Validation should have caught it.
+    #[error("invalid batch: {0}")]
+    InvalidInput(String),
+    /// The device or the tensor library failed.
+    #[error("device error: {0}")]
+    Device(String),
+    /// The model produced numbers that are not finite.
+    #[error("numerical error: {0}")]
+    Numerics(String),
+}

@@ -1,0 +1,207 @@
+//! How an engine sampled, and what the logprob it reports means.
+
+use serde::{Deserialize, Serialize};
+
+/// Sampling parameters of a rollout. The defaults are neutral: nothing but the model's own distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// Softmax temperature; 0 = greedy.
+    pub temperature: f64,
+    /// Nucleus mass in (0, 1]; 1 = off.
+    pub top_p: f64,
+    /// Number of kept tokens; 0 or -1 = off (engines use both).
+    pub top_k: i64,
+    /// Kept tokens have at least this share of the top token's probability; 0 = off.
+    pub min_p: f64,
+    /// Divides (positive) or multiplies (negative) the logits of tokens already in context; 1 = off.
+    pub repetition_penalty: f64,
+    /// Subtracted once from the logits of tokens already sampled; 0 = off.
+    pub presence_penalty: f64,
+    /// Subtracted per occurrence from the logits of tokens already sampled; 0 = off.
+    pub frequency_penalty: f64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+        }
+    }
+}
+
+impl Sampling {
+    /// Whether the engine took the most likely token instead of drawing one.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0
+    }
+
+    /// Whether `raw`, `temperature` and `processed` logprobs coincide.
+    #[must_use]
+    pub fn is_neutral(&self) -> bool {
+        (self.temperature == 1.0 || self.is_greedy()) && self.active_transforms().is_empty()
+    }
+
+    /// Names of the parameters, besides temperature, that change the distribution that was sampled.
+    #[must_use]
+    pub fn active_transforms(&self) -> Vec<&'static str> {
+        let truncates = !self.is_greedy();
+        [
+            ("top_p", truncates && self.top_p != 1.0),
+            ("top_k", truncates && self.top_k > 0),
+            ("min_p", truncates && self.min_p != 0.0),
+            ("repetition_penalty", self.repetition_penalty != 1.0),
+            ("presence_penalty", self.presence_penalty != 0.0),
+            ("frequency_penalty", self.frequency_penalty != 0.0),
+        ]
+        .into_iter()
+        .filter_map(|(name, active)| active.then_some(name))
+        .collect()
+    }
+
+    /// What makes the parameters unusable, as `(field, value, reason)`.
+    #[must_use]
+    pub fn violations(&self) -> Vec<(&'static str, String, &'static str)> {
+        [
+            (
+                "temperature",
+                self.temperature,
+                self.temperature.is_finite() && self.temperature >= 0.0,
+                "must be a finite number >= 0",
+            ),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "must be in (0, 1]"),
+            ("top_k", self.top_k as f64, self.top_k >= -1, "must be -1 or 0 (off) or a positive count"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "must be in [0, 1]"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
+                "must be a finite number > 0",
+            ),
+            ("presence_penalty", self.presence_penalty, self.presence_penalty.is_finite(), "must be finite"),
+            ("frequency_penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "must be finite"),
+        ]
+        .into_iter()
+        .filter_map(|(field, value, good, reason)| (!good).then(|| (field, value.to_string(), reason)))
+        .collect()
+    }
+}
+
+/// What an engine's logprob means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogprobsMode {
+    /// Log-softmax of the model's own logits.
+    Raw,
+    /// After temperature, before penalties and truncation.
+    Temperature,
+    /// After penalties, temperature, top-k, top-p and min-p: the distribution that was sampled from.
+    Processed,
+}
+
+/// A logprobs mode that the reference cannot reproduce with these sampling parameters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("processed logprobs with {} cannot be reproduced", parameters.join(", "))]
+pub struct IrreproducibleMode {
+    /// The sampling parameters in the way.
+    pub parameters: Vec<&'static str>,
+}
+
+impl LogprobsMode {
+    /// The mode of an engine's sampled-token logprobs when nobody says otherwise; `None` for an engine not known here.
+    ///
+    /// vLLM, llama.cpp and TensorRT-LLM report raw logprobs, SGLang after temperature, TGI after all its warpers.
+    #[must_use]
+    pub fn default_of_engine(engine: &str) -> Option<Self> {
+        match engine.to_ascii_lowercase().as_str() {
+            "vllm" | "llama.cpp" | "llamacpp" | "tensorrt-llm" | "trtllm" => Some(Self::Raw),
+            "sglang" => Some(Self::Temperature),
+            "tgi" => Some(Self::Processed),
+            _ => None,
+        }
+    }
+
+    /// The temperature at which the reference must score so that its numbers are in this mode. Greedy sampling has no
+    /// temperature: its logprobs are raw in every mode.
+    ///
+    /// # Errors
+    /// [`IrreproducibleMode`] for `processed` with active penalties or truncation.
+    pub fn reference_temperature(self, sampling: &Sampling) -> Result<f64, IrreproducibleMode> {
+        let temperature = if sampling.is_greedy() { 1.0 } else { sampling.temperature };
+        match self {
+            Self::Raw => Ok(1.0),
+            Self::Temperature => Ok(temperature),
+            Self::Processed => {
+                let parameters = sampling.active_transforms();
+                if parameters.is_empty() { Ok(temperature) } else { Err(IrreproducibleMode { parameters }) }
+            }
+        }
+    }
+
+    /// The name used on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Temperature => "temperature",
+            Self::Processed => "processed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampling(json: &str) -> Sampling {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn missing_parameters_are_neutral() {
+        assert_eq!(sampling("{}"), Sampling::default());
+        assert!(Sampling::default().is_neutral());
+        assert!(sampling(r#"{"top_k":-1}"#).is_neutral());
+        assert!(!sampling(r#"{"temperature":0.7}"#).is_neutral());
+        assert!(!sampling(r#"{"top_p":0.9}"#).is_neutral());
+    }
+
+    #[test]
+    fn unknown_parameters_are_refused() {
+        assert!(serde_json::from_str::<Sampling>(r#"{"temprature":1}"#).is_err());
+    }
+
+    #[test]
+    fn only_what_can_be_reproduced_has_a_temperature() {
+        let nucleus = sampling(r#"{"temperature":0.7,"top_p":0.9}"#);
+        assert_eq!(LogprobsMode::Raw.reference_temperature(&nucleus), Ok(1.0));
+        assert_eq!(LogprobsMode::Temperature.reference_temperature(&nucleus), Ok(0.7));
+        let error = LogprobsMode::Processed.reference_temperature(&nucleus).unwrap_err();
+        assert_eq!(error.parameters, ["top_p"]);
+        let hot = sampling(r#"{"temperature":1.3}"#);
+        assert_eq!(LogprobsMode::Processed.reference_temperature(&hot), Ok(1.3));
+    }
+
+    #[test]
+    fn greedy_logprobs_are_raw_in_every_mode() {
+        let greedy = sampling(r#"{"temperature":0,"top_p":0.5}"#);
+        for mode in [LogprobsMode::Raw, LogprobsMode::Temperature, LogprobsMode::Processed] {
+            assert_eq!(mode.reference_temperature(&greedy), Ok(1.0));
+        }
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        let bad = Sampling { temperature: -1.0, top_p: 0.0, top_k: -2, min_p: f64::NAN, ..Sampling::default() };
+        let fields: Vec<_> = bad.violations().into_iter().map(|(field, _, _)| field).collect();
+        assert_eq!(fields, ["temperature", "top_p", "top_k", "min_p"]);
+        assert!(Sampling::default().violations().is_empty());
+    }
+}

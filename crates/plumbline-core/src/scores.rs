@@ -1,0 +1,42 @@
+//! What the reference says about one sequence.
+
+/// Scores of one sequence's scored tokens, struct of arrays, all of the same length and in token order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenScores {
+    /// `r_t` in nats at temperature 1.
+    pub logprobs: Vec<f64>,
+    /// `r_t` in nats at the sequence's own temperature; the same bits as [`TokenScores::logprobs`] where that is 1.
+    pub logprobs_at_temperature: Vec<f64>,
+    /// Entropy in nats of the reference's next-token distribution at temperature 1.
+    pub entropy: Vec<f64>,
+    /// Number of tokens to which the reference gives a strictly higher logit; 0 = its own first choice.
+    pub rank: Vec<u32>,
+    /// Probability that the reference gives to ending here: the sum over the model's EOS ids at temperature 1.
+    pub eos_probability: Vec<f64>,
+}
+
+impl TokenScores {
+    /// Empty scores with room for `tokens`.
+    #[must_use]
+    pub fn with_capacity(tokens: usize) -> Self {
+        Self {
+            logprobs: Vec::with_capacity(tokens),
+            logprobs_at_temperature: Vec::with_capacity(tokens),
+            entropy: Vec::with_capacity(tokens),
+            rank: Vec::with_capacity(tokens),
+            eos_probability: Vec::with_capacity(tokens),
+        }
+    }
+
+    /// Number of scored tokens.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.logprobs.len()
+    }
+
+    /// Whether nothing was scored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.logprobs.is_empty()
+    }
+}
