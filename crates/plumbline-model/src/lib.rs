@@ -1,1 +1,27 @@
-//! x
+//! The reference model: a packed, teacher-forced decoder on candle.
+//!
+//! - `spec`: a decoder described by data, read from a Hugging Face `config.json`;
+//! - `weights`: checkpoints, and the check that a model uses all of one;
+//! - `ops`: the operations that the forward is written over, the seam for devices;
+//! - `decoder`: the one forward; `rope`: its position tables;
+//! - `load` and `reference`: from a folder to a [`plumbline_core::ReferenceModel`].
+//!
+//! The only crate that knows candle.
+
+mod decoder;
+mod error;
+mod load;
+mod ops;
+mod reference;
+mod rope;
+mod spec;
+mod weights;
+
+pub use error::LoadError;
+pub use load::{EmbeddedModel, LoadOptions, ModelSource};
+pub use reference::CandleReference;
+pub use spec::{
+    Activation, AttentionSpec, ConfigError, DecoderSpec, HeadSpec, LayerSpec, MlpSpec, NormKind, NormSpec,
+    ProjectionSpec, QkNormScope, QkNormSpec, RopeScaling, RopeSpec,
+};
+pub use weights::WeightsError;

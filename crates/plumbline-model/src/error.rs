@@ -1,0 +1,82 @@
+//! Errors of loading, and what a failed forward means.
+
+use std::path::PathBuf;
+
+use plumbline_core::ModelError;
+
+use crate::spec::ConfigError;
+use crate::weights::WeightsError;
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The configuration was refused.
+    #[error("{model}: {source}")]
+    Config {
+        /// The model.
+        model: String,
+        /// Why.
+        source: ConfigError,
+    },
+    /// The weights were refused.
+    #[error("{model}: {source}")]
+    Weights {
+        /// The model.
+        model: String,
+        /// Why.
+        source: WeightsError,
+    },
+    /// The configuration is contradictory.
+    #[error("{model}: {reason}")]
+    Inconsistent {
+        /// The model.
+        model: String,
+        /// How.
+        reason: String,
+    },
+}
+
+/// What a tensor library error means for the caller. Backtraces stay out of the text.
+pub(crate) fn classify(error: &candle_core::Error) -> ModelError {
+    let text = message(error);
+    let out_of_memory = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory"];
+    if out_of_memory.iter().any(|marker| text.contains(marker)) {
+        ModelError::OutOfMemory(text)
+    } else {
+        ModelError::Device(text)
+    }
+}
+
+/// The innermost message: candle's `Display` appends a backtrace where one was taken.
+fn message(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::WithPath { inner, .. } => message(inner),
+        candle_core::Error::Context { inner, context } => format!("{context}: {}", message_of(inner.as_ref())),
+        other => other.to_string(),
+    }
+}
+
+fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
+    error.downcast_ref::<candle_core::Error>().map_or_else(|| error.to_string(), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_memory_is_recognised_behind_a_backtrace() {
+        let cuda = candle_core::Error::Cuda("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
+        assert!(matches!(classify(&cuda.bt()), ModelError::OutOfMemory(_)));
+        let other = candle_core::Error::Msg("shape mismatch".into()).bt();
+        assert_eq!(classify(&other), ModelError::Device("shape mismatch".into()));
+    }
+}

@@ -1,0 +1,114 @@
+//! From a folder or embedded files to a resident reference.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+
+use crate::decoder::Decoder;
+use crate::error::LoadError;
+use crate::reference::CandleReference;
+use crate::spec::DecoderSpec;
+use crate::weights::{self, RandomWeights, TensorSource, WeightLoader};
+
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    /// A Hugging Face folder: `config.json` and safetensors, one file or sharded.
+    Directory(PathBuf),
+    /// A model that is part of the binary.
+    Embedded(EmbeddedModel),
+    /// Random weights for a folder's `config.json`: for measuring throughput, the scores mean nothing.
+    RandomInit(PathBuf),
+}
+
+/// The files of a model that is part of the binary.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddedModel {
+    /// Its name in answers.
+    pub name: &'static str,
+    /// `config.json`.
+    pub config: &'static [u8],
+    /// `generation_config.json`, if there is one.
+    pub generation_config: Option<&'static [u8]>,
+    /// `model.safetensors`.
+    pub weights: &'static [u8],
+}
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Version of the weights, an opaque string.
+    pub policy_version: String,
+}
+
+impl ModelSource {
+    /// The model's name in answers: the last part of its path.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Directory(path) | Self::RandomInit(path) => {
+                let named = path.canonicalize().unwrap_or_else(|_| path.clone());
+                named
+                    .file_name()
+                    .map_or_else(|| named.display().to_string(), |name| name.to_string_lossy().into_owned())
+            }
+            Self::Embedded(model) => model.name.into(),
+        }
+    }
+
+    /// Loads the model in f32 on the CPU.
+    ///
+    /// # Errors
+    /// [`LoadError`] says which file, configuration key or tensor is in the way.
+    pub fn load(&self, options: &LoadOptions) -> Result<CandleReference, LoadError> {
+        let name = self.name();
+        let (dtype, head_dtype, device) = (DType::F32, DType::F32, Device::Cpu);
+        let (config, generation_config) = match self {
+            Self::Directory(directory) | Self::RandomInit(directory) => {
+                (read(&directory.join("config.json"))?, read_optional(&directory.join("generation_config.json"))?)
+            }
+            Self::Embedded(model) => (model.config.to_vec(), model.generation_config.map(<[u8]>::to_vec)),
+        };
+        let refused = |source| LoadError::Config { model: name.clone(), source };
+        let mut spec = DecoderSpec::from_config_json(&config).map_err(refused)?;
+        if let Some(json) = generation_config {
+            spec.add_generation_config(&json).map_err(refused)?;
+        }
+        if let Some(id) = spec.eos_token_ids.iter().find(|id| **id as usize >= spec.vocab_size) {
+            let reason = format!("eos_token_id {id} is not below vocab_size {}", spec.vocab_size);
+            return Err(LoadError::Inconsistent { model: name, reason });
+        }
+        let refused = |source| LoadError::Weights { model: name.clone(), source };
+        let source: Box<dyn TensorSource> = match self {
+            Self::Directory(directory) => weights::open_directory(directory).map_err(refused)?,
+            Self::Embedded(model) => weights::open_embedded(model.weights).map_err(refused)?,
+            Self::RandomInit(_) => Box::new(RandomWeights::new()),
+        };
+        let tied = spec.head.weight.is_none();
+        let loader = WeightLoader::new(source.as_ref(), dtype, &device);
+        let decoder = Decoder::load(spec, &loader, dtype, head_dtype, &device).map_err(refused)?;
+        // Buffers that older checkpoints stored, and the copy of a tied head: both carry nothing of their own.
+        let ignorable = |tensor: &str| tensor.ends_with("rotary_emb.inv_freq") || (tied && tensor == "lm_head.weight");
+        let parameters = loader.finish(ignorable).map_err(refused)?;
+        Ok(CandleReference::new(
+            decoder,
+            name.clone(),
+            options.policy_version.clone(),
+            (dtype, head_dtype),
+            &device,
+            parameters,
+        ))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    std::fs::read(path).map_err(|source| LoadError::Read { path: path.into(), source })
+}
+
+fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LoadError::Read { path: path.into(), source }),
+    }
+}
