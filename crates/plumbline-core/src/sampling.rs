@@ -89,7 +89,8 @@ impl Sampling {
             ("frequency_penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "must be finite"),
         ]
         .into_iter()
-        .filter_map(|(field, value, good, reason)| (!good).then(|| (field, value.to_string(), reason)))
+        .filter(|(_, _, good, _)| !good)
+        .map(|(field, value, _, reason)| (field, value.to_string(), reason))
         .collect()
     }
 }

@@ -1,1 +1,34 @@
-//! x
+//! Pure maths: how far an engine's logprobs are from the reference's.
+//!
+//! [`compare`] lines up one rollout with the reference's scores. [`SufficientStatistics`] pools comparisons into sums that
+//! merge exactly, so any window, any group and any number of replicas is a sum of sums; [`Metrics`] adds what needs the
+//! single values (quantiles, Spearman). [`SlidingWindow`] and [`Monitor`] keep the recent past per run and engine, and
+//! [`VerdictLevels`] turns metrics into a [`Verdict`]. No I/O, no clock: time is passed in.
+//!
+//! Conventions: `e_t` is the engine's logprob of token `t`, `r_t` the reference's, `d_t = r_t - e_t` the log ratio
+//! (reference over engine) and `rho_t = exp(d_t)` the importance ratio, in nats and f64. Samples come from the engine, so
+//! every mean below is an expectation under the engine.
+
+mod comparison;
+mod gauges;
+mod histogram;
+mod metrics;
+mod moments;
+mod monitor;
+mod order;
+mod statistics;
+mod terms;
+mod verdict;
+mod weights;
+mod window;
+
+pub use comparison::{CompareError, SequenceComparison, TokenComparison, compare};
+pub use histogram::DeltaHistogram;
+pub use metrics::Metrics;
+pub use moments::PairMoments;
+pub use monitor::{GroupKey, Monitor, MonitorConfig};
+pub use statistics::SufficientStatistics;
+pub use terms::{EXPONENT_LIMIT, PROBABILITY_EPSILON, TRUNCATION_CAP};
+pub use verdict::{Verdict, VerdictLevels};
+pub use weights::{ImportanceWeights, importance_weights};
+pub use window::SlidingWindow;
