@@ -21,7 +21,8 @@ pub use error::LoadError;
 pub use load::{EmbeddedModel, LoadOptions, ModelSource};
 pub use reference::CandleReference;
 pub use spec::{
-    Activation, AttentionSpec, ConfigError, DecoderSpec, HeadSpec, LayerSpec, MlpSpec, NormKind, NormSpec,
-    ProjectionSpec, QkNormScope, QkNormSpec, RopeScaling, RopeSpec,
+    Activation, AttentionProjection, AttentionSpec, ConfigError, DecoderSpec, ExpertsSpec, GatedSpec, HeadSpec,
+    LatentSpec, LayerSpec, MlpSpec, NormKind, NormSpec, ProjectionSpec, QkNormScope, QkNormSpec, RopeScaling, RopeSpec,
+    RouterGroups, RouterScoring, RouterSpec, WeightLayout, YarnSpec,
 };
 pub use weights::WeightsError;

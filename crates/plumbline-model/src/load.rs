@@ -84,11 +84,19 @@ impl ModelSource {
             Self::Embedded(model) => weights::open_embedded(model.weights).map_err(refused)?,
             Self::RandomInit(_) => Box::new(RandomWeights::new()),
         };
-        let tied = spec.head.weight.is_none();
-        let loader = WeightLoader::new(source.as_ref(), dtype, &device);
+        let (tied, prefix, without_use) =
+            (spec.head.weight.is_none(), spec.base_prefix.clone(), spec.ignorable_tensors.clone());
+        let loader = WeightLoader::new(source.as_ref(), &prefix, dtype, &device);
         let decoder = Decoder::load(spec, &loader, dtype, head_dtype, &device).map_err(refused)?;
         // Buffers that older checkpoints stored, and the copy of a tied head: both carry nothing of their own.
-        let ignorable = |tensor: &str| tensor.ends_with("rotary_emb.inv_freq") || (tied && tensor == "lm_head.weight");
+        let ignorable = |tensor: &str| {
+            tensor.ends_with("rotary_emb.inv_freq")
+                || (tied && tensor == "lm_head.weight")
+                || without_use.iter().any(|part| match part.strip_suffix('.') {
+                    Some(_) => tensor.starts_with(part.as_str()),
+                    None => tensor.ends_with(part.as_str()),
+                })
+        };
         let parameters = loader.finish(ignorable).map_err(refused)?;
         Ok(CandleReference::new(
             decoder,

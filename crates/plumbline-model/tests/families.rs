@@ -1,5 +1,7 @@
 //! Every family and variant against Hugging Face in f64, on random weights and sequences longer than any window.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap in a test is a failed test")]
+
 mod support;
 
 use plumbline_core::ScoringSequence;
@@ -12,21 +14,7 @@ const TOLERANCE: f64 = 1e-4;
 #[test]
 fn every_family_agrees_with_f64() {
     let mut problems = Vec::new();
-    for name in [
-        "llama",
-        "llama-tied",
-        "llama-bias",
-        "llama-head-dim",
-        "llama3-rope",
-        "llama-linear-rope",
-        "llama-sharded",
-        "llama-bf16",
-        "llama-f16",
-        "qwen2",
-        "qwen2-sliding",
-        "qwen3",
-        "qwen3-untied",
-    ] {
+    for name in variants() {
         let folder = format!("tests/fixtures/models/{name}");
         let mut model = load(&folder);
         let expected: Value =
@@ -39,9 +27,23 @@ fn every_family_agrees_with_f64() {
             .map(|(scores, case)| max_difference(&scores.logprobs, &floats(&case["logprobs"])))
             .fold(0.0, f64::max);
         println!("{name:24} {difference:.1e}");
-        if !(difference <= TOLERANCE) {
+        if difference.is_nan() || difference > TOLERANCE {
             problems.push(format!("{name}: {difference:.1e}"));
         }
     }
     assert!(problems.is_empty(), "over {TOLERANCE:.0e}: {}", problems.join(", "));
+}
+
+/// Every folder of `tests/fixtures/models`.
+fn variants() -> Vec<String> {
+    let folder = repository("tests/fixtures/models");
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().join("expected.json").is_file())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 30, "fixtures are missing: {names:?}");
+    names
 }

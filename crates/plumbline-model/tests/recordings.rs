@@ -1,5 +1,7 @@
 //! The tiny model against Hugging Face in f64 on every token of every recording, however it was batched.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap in a test is a failed test")]
+
 mod support;
 
 use proptest::prelude::*;

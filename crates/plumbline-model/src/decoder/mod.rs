@@ -1,11 +1,17 @@
 //! The one forward: packed, teacher-forced, without a cache, written over [`Ops`] for every family and device.
 
+mod attention;
+mod experts;
+mod mlp;
+
 use candle_core::{DType, Device, Result, Tensor};
 use plumbline_core::{PackedBatch, TokenId};
 
-use crate::ops::{HeadTarget, Ops, QkNorm, TargetScore};
+use self::attention::Attention;
+use self::mlp::Mlp;
+use crate::ops::{HeadTarget, Ops, TargetScore};
 use crate::rope::RopeCache;
-use crate::spec::{Activation, AttentionSpec, DecoderSpec, LayerSpec, MlpSpec, QkNormScope};
+use crate::spec::{DecoderSpec, LayerSpec};
 use crate::weights::{Linear, Norm, WeightLoader, WeightsError};
 
 /// A decoder with its weights.
@@ -15,6 +21,7 @@ pub(crate) struct Decoder {
     dtype: DType,
     device: Device,
     embedding: Tensor,
+    learned_positions: Option<Tensor>,
     layers: Vec<Layer>,
     final_norm: Norm,
     head: Linear,
@@ -24,18 +31,11 @@ pub(crate) struct Decoder {
 #[derive(Debug)]
 struct Layer {
     pre_attention: Option<Norm>,
-    qkv: Linear,
-    qk_norm: Option<QkNorm>,
-    output: Linear,
+    attention: Attention,
     post_attention: Option<Norm>,
     pre_mlp: Option<Norm>,
     mlp: Mlp,
     post_mlp: Option<Norm>,
-}
-
-#[derive(Debug)]
-enum Mlp {
-    Gated { gate_up: Linear, down: Linear, activation: Activation },
 }
 
 impl Decoder {
@@ -55,7 +55,11 @@ impl Decoder {
             .iter()
             .map(|layer| Layer::load(layer, hidden, loader))
             .collect::<std::result::Result<_, _>>()?;
-        let final_norm = loader.norm(&spec.final_norm, hidden)?;
+        let learned_positions = match &spec.learned_positions {
+            Some(name) => Some(loader.tensor(name, &[spec.max_positions, hidden])?),
+            None => None,
+        };
+        let final_norm = loader.norm(&spec.final_norm, &[hidden])?;
         let failed =
             |error: candle_core::Error| WeightsError::Tensor { name: "lm_head".into(), reason: error.to_string() };
         let weight = match &spec.head.weight {
@@ -66,10 +70,9 @@ impl Decoder {
             Some(name) => Some(loader.tensor_as(name, &[spec.vocab_size], head_dtype)?),
             None => None,
         };
-        let ropes = spec.ropes.iter().map(|rope| RopeCache::new(rope, dtype, device)).collect::<Result<_>>();
-        let ropes = ropes.map_err(|error| WeightsError::Tensor { name: "rope".into(), reason: error.to_string() })?;
+        let ropes = spec.ropes.iter().map(|rope| RopeCache::new(rope, dtype, device)).collect();
         let head = Linear { weight, bias };
-        Ok(Self { spec, dtype, device: device.clone(), embedding, layers, final_norm, head, ropes })
+        Ok(Self { spec, dtype, device: device.clone(), embedding, learned_positions, layers, final_norm, head, ropes })
     }
 
     pub(crate) fn spec(&self) -> &DecoderSpec {
@@ -78,21 +81,21 @@ impl Decoder {
 
     /// Hidden states before the final norm, `[batch.tokens(), hidden]`.
     pub(crate) fn hidden_states(&mut self, batch: &PackedBatch, ops: &dyn Ops) -> Result<Tensor> {
-        let tables = self.ropes.iter_mut().map(|rope| rope.table(batch.position_ids())).collect::<Result<Vec<_>>>()?;
+        let tables = self.ropes.iter_mut().map(|rope| rope.table(batch.segments())).collect::<Result<Vec<_>>>()?;
         let ids = Tensor::new(batch.token_ids(), &self.device)?;
         let mut x = self.embedding.index_select(&ids, 0)?;
         if self.spec.embedding_multiplier != 1.0 {
             x = (x * self.spec.embedding_multiplier)?;
+        }
+        if let Some(positions) = &self.learned_positions {
+            x = (x + positions.index_select(&Tensor::new(batch.position_ids(), &self.device)?, 0)?)?;
         }
         for (layer, spec) in self.layers.iter().zip(&self.spec.layers) {
             let attention_input = match &layer.pre_attention {
                 Some(norm) => ops.norm(&x, norm)?,
                 None => x.clone(),
             };
-            let rope = spec.attention.rope.and_then(|index| tables.get(index));
-            let qkv = ops.linear(&attention_input, &layer.qkv)?;
-            let qkv = ops.split_and_rotate(&qkv, &spec.attention, layer.qk_norm.as_ref(), rope)?;
-            let attended = ops.linear(&ops.attention(&qkv, &spec.attention, batch.segments())?, &layer.output)?;
+            let attended = layer.attention.forward(&attention_input, &tables, batch.segments(), ops)?;
             let attended = normed(attended, layer.post_attention.as_ref(), ops)?;
             let after_attention = ops.add(&x, &attended, spec.residual_multiplier)?;
             let mlp_input = match &layer.pre_mlp {
@@ -135,43 +138,15 @@ impl Decoder {
 
 impl Layer {
     fn load(spec: &LayerSpec, hidden: usize, loader: &WeightLoader<'_>) -> std::result::Result<Self, WeightsError> {
-        let norm = |norm: &Option<_>| norm.as_ref().map(|norm| loader.norm(norm, hidden)).transpose();
+        let norm = |norm: &Option<_>| norm.as_ref().map(|norm| loader.norm(norm, &[hidden])).transpose();
         Ok(Self {
             pre_attention: norm(&spec.pre_attention)?,
-            qkv: loader.linear(&spec.attention.qkv)?,
-            qk_norm: load_qk_norm(&spec.attention, loader)?,
-            output: loader.linear(&spec.attention.output)?,
+            attention: Attention::load(&spec.attention, loader)?,
             post_attention: norm(&spec.post_attention)?,
             pre_mlp: norm(&spec.pre_mlp)?,
-            mlp: match &spec.mlp {
-                MlpSpec::Gated { gate_up, down, activation } => {
-                    Mlp::Gated { gate_up: loader.linear(gate_up)?, down: loader.linear(down)?, activation: *activation }
-                }
-            },
+            mlp: Mlp::load(&spec.mlp, loader)?,
             post_mlp: norm(&spec.post_mlp)?,
         })
-    }
-}
-
-fn load_qk_norm(spec: &AttentionSpec, loader: &WeightLoader<'_>) -> std::result::Result<Option<QkNorm>, WeightsError> {
-    let Some(norm) = &spec.qk_norm else { return Ok(None) };
-    let width = |heads: usize| match norm.scope {
-        QkNormScope::Head => spec.head_dim,
-        QkNormScope::AllHeads => heads * spec.head_dim,
-    };
-    Ok(Some(QkNorm {
-        query: loader.norm(&norm.query, width(spec.heads))?,
-        key: loader.norm(&norm.key, width(spec.kv_heads))?,
-    }))
-}
-
-impl Mlp {
-    fn forward(&self, x: &Tensor, ops: &dyn Ops) -> Result<Tensor> {
-        match self {
-            Self::Gated { gate_up, down, activation } => {
-                ops.linear(&ops.gated(&ops.linear(x, gate_up)?, *activation)?, down)
-            }
-        }
     }
 }
 

@@ -77,9 +77,9 @@ fn attend_block(
     weights
         .reshape((spec.kv_heads, group * len, seen))?
         .matmul(&values)?
-        .reshape((spec.kv_heads, group, len, spec.head_dim))?
+        .reshape((spec.kv_heads, group, len, spec.value_dim))?
         .permute((2, 0, 1, 3))?
-        .reshape((len, spec.heads * spec.head_dim))
+        .reshape((len, spec.heads * spec.value_dim))
 }
 
 /// `[len, seen]`, 0 where row `i` (at `position + i`) sees key `first_key + j`, minus infinity elsewhere.

@@ -5,7 +5,7 @@ use plumbline_core::Segment;
 
 use super::{HeadTarget, Ops, QkNorm, Qkv, TargetScore, attention, head};
 use crate::rope::RopeTable;
-use crate::spec::{Activation, AttentionSpec, NormKind, QkNormScope};
+use crate::spec::{Activation, AttentionSpec, NormKind};
 use crate::weights::{Linear, Norm};
 
 /// Plain candle operations.
@@ -63,14 +63,13 @@ impl Ops for GenericOps {
         let mut query = qkv.narrow(1, 0, queries)?;
         let mut key = qkv.narrow(1, queries, keys)?;
         let value = qkv.narrow(1, queries + keys, keys)?.reshape((rows, spec.kv_heads, spec.head_dim))?;
-        let scope = spec.qk_norm.as_ref().map(|norm| norm.scope);
-        if let (Some(norm), Some(QkNormScope::AllHeads)) = (norm, scope) {
+        if let Some(norm) = norm.filter(|norm| norm.all_heads) {
             query = self.norm(&query.contiguous()?, &norm.query)?;
             key = self.norm(&key.contiguous()?, &norm.key)?;
         }
         query = query.reshape((rows, spec.heads, spec.head_dim))?;
         key = key.reshape((rows, spec.kv_heads, spec.head_dim))?;
-        if let (Some(norm), Some(QkNormScope::Head)) = (norm, scope) {
+        if let Some(norm) = norm.filter(|norm| !norm.all_heads) {
             query = self.norm(&query, &norm.query)?;
             key = self.norm(&key, &norm.key)?;
         }
@@ -87,11 +86,16 @@ impl Ops for GenericOps {
 
     fn gated(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
         let width = gate_up.dim(1)? / 2;
-        let gate = gate_up.narrow(1, 0, width)?;
-        let gate = match activation {
-            Activation::Silu => gate.silu()?,
-        };
-        gate * gate_up.narrow(1, width, width)?
+        self.activate(&gate_up.narrow(1, 0, width)?, activation)? * gate_up.narrow(1, width, width)?
+    }
+
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        match activation {
+            Activation::Silu => x.silu(),
+            Activation::Gelu => x.gelu_erf(),
+            Activation::GeluTanh => x.gelu(),
+            Activation::Relu => x.relu(),
+        }
     }
 
     fn head_scores(&self, logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>> {

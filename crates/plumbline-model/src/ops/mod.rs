@@ -36,7 +36,8 @@ pub(crate) struct HeadTarget {
     pub(crate) temperature: f64,
 }
 
-/// Queries, keys and values of all rows of a batch: `[rows, heads, head_dim]`, keys and values with `kv_heads`.
+/// Queries, keys and values of all rows of a batch: `[rows, heads, head_dim]`, keys and values with `kv_heads`, values of
+/// `value_dim`.
 pub(crate) struct Qkv {
     pub(crate) query: Tensor,
     pub(crate) key: Tensor,
@@ -48,6 +49,8 @@ pub(crate) struct Qkv {
 pub(crate) struct QkNorm {
     pub(crate) query: Norm,
     pub(crate) key: Norm,
+    /// Over all heads at once instead of each apart.
+    pub(crate) all_heads: bool,
 }
 
 /// Operations over packed rows. Row `i` of every output depends on row `i` of the input only, [`Ops::attention`] apart.
@@ -70,11 +73,14 @@ pub(crate) trait Ops: Send + Sync + std::fmt::Debug {
         rope: Option<&RopeTable>,
     ) -> Result<Qkv>;
 
-    /// Causal attention within each segment and to its ancestors: `[rows, heads * head_dim]`.
+    /// Causal attention within each segment and to its ancestors: `[rows, heads * value_dim]`.
     fn attention(&self, qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> Result<Tensor>;
 
     /// `act(gate) * up` of `[rows, 2 * intermediate]`.
     fn gated(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// `act(x)`.
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor>;
 
     /// Statistics of logits rows `[rows, vocab]` for the targets in them.
     fn head_scores(&self, logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>>;

@@ -52,28 +52,47 @@ pub enum ConfigError {
     },
 }
 
-/// Keys without effect on a forward in inference: bookkeeping, training, generation and caching.
+/// Keys without effect on a forward in inference: bookkeeping, training, generation, caching, heads for other tasks, and
+/// GPT-2's upcast, which changes nothing in f32.
 const NEUTRAL_KEYS: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",
     "attention_dropout",
+    "attn_pdrop",
     "auto_map",
+    "aux_loss_alpha",
     "bos_token_id",
+    "classifier_dropout",
     "dtype",
     "embd_pdrop",
+    "embedding_dropout",
+    "ep_size",
     "gradient_checkpointing",
     "hidden_dropout",
     "id2label",
     "initializer_range",
     "label2id",
+    "n_ctx",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
+    "reorder_and_upcast_attn",
     "resid_pdrop",
+    "residual_dropout",
     "return_dict",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "seq_aux",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "task_specific_params",
     "torch_dtype",
     "transformers_version",
     "unsloth_fixed",
@@ -161,6 +180,38 @@ impl HfConfig {
         Ok(ids.unwrap_or_default())
     }
 
+    pub(super) fn floats(&mut self, key: &str) -> Result<Option<Vec<f64>>, ConfigError> {
+        self.take(key, "must be a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
+    }
+
+    pub(super) fn integers(&mut self, key: &str) -> Result<Option<Vec<i64>>, ConfigError> {
+        self.take(key, "must be a list of integers", |value| value.as_array()?.iter().map(Value::as_i64).collect())
+    }
+
+    /// Whether a key is there, `null` included: Hugging Face puts class defaults where a key is absent only.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Takes a key that this family has no use for.
+    pub(super) fn discard(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
+    /// Puts a key where the shared layout will look for it.
+    pub(super) fn put(&mut self, key: &str, value: Value) {
+        self.keys.insert(key.into(), value);
+    }
+
+    /// Takes any value.
+    pub(super) fn value(&mut self, key: &str) -> Option<Value> {
+        self.keys.remove(key)
+    }
+
+    pub(super) fn missing(&self, key: &str) -> ConfigError {
+        ConfigError::Missing { key: self.key_path(key) }
+    }
+
     pub(super) fn unsupported(&self, key: &str, value: &str) -> ConfigError {
         ConfigError::Unsupported { key: self.key_path(key), value: value.into() }
     }
@@ -202,7 +253,7 @@ impl HfConfig {
     }
 
     fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, ConfigError> {
-        value.ok_or_else(|| ConfigError::Missing { key: self.key_path(key) })
+        value.ok_or_else(|| self.missing(key))
     }
 
     fn key_path(&self, key: &str) -> String {

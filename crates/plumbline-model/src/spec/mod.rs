@@ -2,22 +2,27 @@
 //!
 //! [`DecoderSpec`] says everything that distinguishes one decoder-only transformer from another: the forward in
 //! `decoder.rs` is written once over it. A family is a mapping from its Hugging Face `config.json` to this description,
-//! one small function in `families.rs`.
+//! one small function in `families`.
 
+mod activation;
 mod config;
 mod families;
+mod layout;
 mod rope;
+mod windows;
 
 use plumbline_core::TokenId;
 
 pub use config::ConfigError;
-pub use rope::{RopeScaling, RopeSpec};
+pub use rope::{RopeScaling, RopeSpec, YarnSpec};
 
 /// A decoder-only transformer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
     /// `model_type` of the configuration.
     pub family: String,
+    /// What every tensor name but the head's begins with; checkpoints of the bare decoder leave it out.
+    pub base_prefix: String,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -28,6 +33,8 @@ pub struct DecoderSpec {
     pub embedding: String,
     /// Factor on the embedded tokens.
     pub embedding_multiplier: f64,
+    /// Name of a table of learned positions, `[max_positions, hidden_size]`, added to the embedded tokens.
+    pub learned_positions: Option<String>,
     /// Rotary embeddings in use; layers refer to them by index.
     pub ropes: Vec<RopeSpec>,
     /// The decoder layers in order.
@@ -36,6 +43,9 @@ pub struct DecoderSpec {
     pub final_norm: NormSpec,
     /// The lm_head.
     pub head: HeadSpec,
+    /// Endings (or, with a full stop at the end, beginnings) of tensor names that some checkpoints hold and the forward has
+    /// no use for.
+    pub ignorable_tensors: Vec<String>,
     /// Ids that end a sequence.
     pub eos_token_ids: Vec<TokenId>,
 }
@@ -105,22 +115,55 @@ pub struct AttentionSpec {
     pub heads: usize,
     /// Key/value heads; each serves `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Width of a query and key head.
     pub head_dim: usize,
+    /// Width of a value head.
+    pub value_dim: usize,
     /// Factor on `q k^T`.
     pub scale: f64,
-    /// Where the query, key and value projections are stored.
-    pub qkv: ProjectionSpec,
+    /// How queries, keys and values come from the layer's input.
+    pub projection: AttentionProjection,
     /// The output projection, stored in one piece.
     pub output: ProjectionSpec,
-    /// Norms on queries and keys before the rotary embedding.
-    pub qk_norm: Option<QkNormSpec>,
     /// Index into [`DecoderSpec::ropes`]; `None` = no positional encoding here.
     pub rope: Option<usize>,
     /// Number of keys that a query sees, itself included; `None` = all before it.
     pub window: Option<usize>,
     /// `c` of `c * tanh(s / c)` on the scaled scores.
     pub softcap: Option<f64>,
+}
+
+/// How queries, keys and values come from the layer's input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttentionProjection {
+    /// One linear map each.
+    Direct {
+        /// The three projections; their outputs are concatenated as queries, keys, values.
+        qkv: ProjectionSpec,
+        /// Norms on queries and keys before the rotary embedding.
+        qk_norm: Option<QkNormSpec>,
+    },
+    /// Through a low-rank latent, with one rotary key part shared by all heads (DeepSeek's MLA).
+    Latent(LatentSpec),
+}
+
+/// Multi-head latent attention: `[nope | rope]` channels in each query and key head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatentSpec {
+    /// Down-projection of queries and the norm after it; `None` = queries straight from the input.
+    pub query_down: Option<(ProjectionSpec, NormSpec)>,
+    /// To `heads * head_dim`.
+    pub query_up: ProjectionSpec,
+    /// To `kv_rank + rope_dim`.
+    pub kv_down: ProjectionSpec,
+    /// Norm of the latent's `kv_rank` channels.
+    pub kv_norm: NormSpec,
+    /// From `kv_rank` to `heads * (head_dim - rope_dim + value_dim)`.
+    pub kv_up: ProjectionSpec,
+    /// Width of the key/value latent.
+    pub kv_rank: usize,
+    /// Trailing channels of a head that rotate.
+    pub rope_dim: usize,
 }
 
 /// Norms on queries and keys.
@@ -130,7 +173,7 @@ pub struct QkNormSpec {
     pub query: NormSpec,
     /// Norm on keys.
     pub key: NormSpec,
-    /// Over each head, or over all heads at once.
+    /// What is normalised and how the weights are stored.
     pub scope: QkNormScope,
 }
 
@@ -139,6 +182,10 @@ pub struct QkNormSpec {
 pub enum QkNormScope {
     /// Each head apart, one weight of `[head_dim]` for all of them.
     Head,
+    /// Each head apart with its own weight, stored as one `[heads, head_dim]`.
+    EachHead,
+    /// Each head apart with its own weight, stored as `NAME.norms.HEAD.weight`.
+    EachHeadListed,
     /// All heads together, weight `[heads * head_dim]`.
     AllHeads,
 }
@@ -147,26 +194,117 @@ pub enum QkNormScope {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProjectionSpec {
     /// Names and output widths, in the order in which the outputs are concatenated. Tensors are `NAME.weight`
-    /// (`[out, in]`) and `NAME.bias`.
+    /// (`[out, in]` unless the layout says otherwise) and `NAME.bias`.
     pub parts: Vec<(String, usize)>,
     /// Width of the input.
     pub input: usize,
     /// Whether there are biases.
     pub bias: bool,
+    /// How the weight is stored.
+    pub layout: WeightLayout,
+}
+
+impl ProjectionSpec {
+    /// A projection stored in one piece as `[out, in]`.
+    #[must_use]
+    pub fn single(name: String, input: usize, output: usize, bias: bool) -> Self {
+        Self { parts: vec![(name, output)], input, bias, layout: WeightLayout::OutIn }
+    }
+}
+
+/// How a projection's weight is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightLayout {
+    /// `[out, in]`, as a linear layer.
+    OutIn,
+    /// `[in, out]` (GPT-2's one-dimensional convolutions).
+    InOut,
+    /// `[heads * (query, key, value), in]`: the three of each head next to each other (GPT-NeoX).
+    HeadsInterleaved {
+        /// Number of heads.
+        heads: usize,
+    },
 }
 
 /// The feed-forward part of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum MlpSpec {
     /// `down(act(gate(x)) * up(x))`
-    Gated {
-        /// Gate and up projections; their outputs are concatenated in this order.
-        gate_up: ProjectionSpec,
+    Gated(GatedSpec),
+    /// `down(act(up(x)))`
+    Plain {
+        /// Up projection.
+        up: ProjectionSpec,
         /// Down projection.
         down: ProjectionSpec,
-        /// Activation of the gate.
+        /// Activation between them.
         activation: Activation,
     },
+    /// A mixture of gated experts.
+    Experts(Box<ExpertsSpec>),
+}
+
+/// A gated MLP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatedSpec {
+    /// Gate and up projections; their outputs are concatenated in this order.
+    pub gate_up: ProjectionSpec,
+    /// Down projection.
+    pub down: ProjectionSpec,
+    /// Activation of the gate.
+    pub activation: Activation,
+}
+
+/// A mixture of experts: each row goes through its chosen experts, weighted, and through the shared one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsSpec {
+    /// Chooses the experts of a row.
+    pub router: RouterSpec,
+    /// The experts.
+    pub experts: Vec<GatedSpec>,
+    /// An expert that every row goes through.
+    pub shared: Option<GatedSpec>,
+    /// Name of a `[1, in]` weight whose sigmoid scales the shared expert.
+    pub shared_gate: Option<ProjectionSpec>,
+}
+
+/// How a router turns logits into chosen experts and their weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterSpec {
+    /// The router's linear map to one logit an expert.
+    pub projection: ProjectionSpec,
+    /// Experts a row.
+    pub chosen: usize,
+    /// From logits to scores.
+    pub scoring: RouterScoring,
+    /// Name of a bias on the scores that counts for the choice only, `[experts]`.
+    pub choice_bias: Option<String>,
+    /// Groups of experts of which only the best may be chosen from.
+    pub groups: Option<RouterGroups>,
+    /// Whether the weights of the chosen are made to sum to 1.
+    pub normalise: bool,
+    /// Factor on the weights.
+    pub scale: f64,
+}
+
+/// From router logits to scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterScoring {
+    /// Softmax over the experts.
+    Softmax,
+    /// Sigmoid of each.
+    Sigmoid,
+}
+
+/// Equal groups of consecutive experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterGroups {
+    /// Number of groups.
+    pub count: usize,
+    /// Groups that may be chosen from.
+    pub chosen: usize,
+    /// A group's own score is the sum of so many of its best experts' scores.
+    pub best: usize,
 }
 
 /// An activation function.
@@ -174,4 +312,10 @@ pub enum MlpSpec {
 pub enum Activation {
     /// `x * sigmoid(x)`
     Silu,
+    /// `x * Phi(x)`
+    Gelu,
+    /// GELU's approximation by tanh.
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use candle_core::{DType, Device, Tensor};
 
 use super::{TensorSource, WeightsError};
-use crate::spec::{NormKind, NormSpec, ProjectionSpec};
+use crate::spec::{NormKind, NormSpec, ProjectionSpec, WeightLayout};
 
 /// A linear map, weight `[out, in]`, optional bias `[out]`.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Linear {
     pub(crate) bias: Option<Tensor>,
 }
 
-/// A normalisation with its weights, `[width]`; the spec's weight offset is already added.
+/// A normalisation with its weights, `[width]` or `[heads, width]`; the spec's weight offset is already added.
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
     pub(crate) kind: NormKind,
@@ -32,6 +32,8 @@ const LISTED_PROBLEMS: usize = 20;
 /// A tensor that does not fit is replaced by zeros until [`WeightLoader::finish`] refuses the checkpoint.
 pub(crate) struct WeightLoader<'a> {
     source: &'a dyn TensorSource,
+    /// What the checkpoint leaves out of the names: the base prefix if it is one of the bare decoder.
+    omitted_prefix: Option<&'a str>,
     dtype: DType,
     device: &'a Device,
     account: RefCell<Account>,
@@ -45,8 +47,10 @@ struct Account {
 }
 
 impl<'a> WeightLoader<'a> {
-    pub(crate) fn new(source: &'a dyn TensorSource, dtype: DType, device: &'a Device) -> Self {
-        Self { source, dtype, device, account: RefCell::default() }
+    pub(crate) fn new(source: &'a dyn TensorSource, base_prefix: &'a str, dtype: DType, device: &'a Device) -> Self {
+        let names = source.names();
+        let bare = !names.is_empty() && !names.iter().any(|name| name.starts_with(base_prefix));
+        Self { source, omitted_prefix: bare.then_some(base_prefix), dtype, device, account: RefCell::default() }
     }
 
     /// A tensor of exactly this shape, finite everywhere.
@@ -56,9 +60,9 @@ impl<'a> WeightLoader<'a> {
 
     /// As [`WeightLoader::tensor`], in a dtype other than the body's.
     pub(crate) fn tensor_as(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, WeightsError> {
+        let name = self.omitted_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
         let mut account = self.account.borrow_mut();
         account.used.insert(name.to_owned());
-        let failed = |error: candle_core::Error| WeightsError::Tensor { name: name.into(), reason: error.to_string() };
         match self.source.info(name, shape) {
             None => account.problems.push(format!("missing: {name} {shape:?}")),
             Some(info) if info.shape != shape => {
@@ -68,48 +72,75 @@ impl<'a> WeightLoader<'a> {
             }
             Some(_) => {
                 let tensor = self.source.load(name, shape, dtype, self.device)?;
-                if !is_finite(&tensor).map_err(failed)? {
+                if !is_finite(&tensor).map_err(failed(name))? {
                     account.problems.push(format!("not finite: {name} has NaN or infinite values in {dtype:?}"));
                 }
                 account.parameters += tensor.elem_count() as u64;
                 return Ok(tensor);
             }
         }
-        Tensor::zeros(shape, dtype, self.device).map_err(failed)
+        Tensor::zeros(shape, dtype, self.device).map_err(failed(name))
     }
 
-    /// The parts of a projection, concatenated along the output.
+    /// The parts of a projection, concatenated along the output, weight as `[out, in]`.
     pub(crate) fn linear(&self, spec: &ProjectionSpec) -> Result<Linear, WeightsError> {
         let mut weights = Vec::new();
         let mut biases = Vec::new();
         for (name, output) in &spec.parts {
-            weights.push(self.tensor(&format!("{name}.weight"), &[*output, spec.input])?);
+            let name = format!("{name}.weight");
+            let weight = match spec.layout {
+                WeightLayout::OutIn => self.tensor(&name, &[*output, spec.input])?,
+                WeightLayout::InOut => {
+                    let weight = self.tensor(&name, &[spec.input, *output])?;
+                    weight.t().and_then(|weight| weight.contiguous()).map_err(failed(&name))?
+                }
+                WeightLayout::HeadsInterleaved { heads } => {
+                    let weight = self.tensor(&name, &[*output, spec.input])?;
+                    regroup_heads(&weight, heads).map_err(failed(&name))?
+                }
+            };
+            weights.push(weight);
             if spec.bias {
-                biases.push(self.tensor(&format!("{name}.bias"), &[*output])?);
+                let name = name.replace(".weight", ".bias");
+                let bias = self.tensor(&name, &[*output])?;
+                biases.push(match spec.layout {
+                    WeightLayout::HeadsInterleaved { heads } => {
+                        let column = bias.unsqueeze(1).map_err(failed(&name))?;
+                        regroup_heads(&column, heads).and_then(|bias| bias.squeeze(1)).map_err(failed(&name))?
+                    }
+                    WeightLayout::OutIn | WeightLayout::InOut => bias,
+                });
             }
         }
         let join = |parts: &[Tensor]| match parts {
             [only] => Ok(only.clone()),
             parts => Tensor::cat(parts, 0),
         };
-        let name = || spec.parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" + ");
-        let failed = |error: candle_core::Error| WeightsError::Tensor { name: name(), reason: error.to_string() };
+        let name = spec.parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" + ");
         Ok(Linear {
-            weight: join(&weights).map_err(failed)?,
-            bias: if spec.bias { Some(join(&biases).map_err(failed)?) } else { None },
+            weight: join(&weights).map_err(failed(&name))?,
+            bias: if spec.bias { Some(join(&biases).map_err(failed(&name))?) } else { None },
         })
     }
 
-    /// A norm over `width` channels.
-    pub(crate) fn norm(&self, spec: &NormSpec, width: usize) -> Result<Norm, WeightsError> {
-        let weight_name = format!("{}.weight", spec.name);
-        let mut weight = self.tensor(&weight_name, &[width])?;
+    /// A norm with weights of `shape`.
+    pub(crate) fn norm(&self, spec: &NormSpec, shape: &[usize]) -> Result<Norm, WeightsError> {
+        let name = format!("{}.weight", spec.name);
+        let mut weight = self.tensor(&name, shape)?;
         if spec.weight_offset != 0.0 {
-            weight = (weight + spec.weight_offset)
-                .map_err(|error| WeightsError::Tensor { name: weight_name, reason: error.to_string() })?;
+            weight = (weight + spec.weight_offset).map_err(failed(&name))?;
         }
-        let bias = if spec.bias { Some(self.tensor(&format!("{}.bias", spec.name), &[width])?) } else { None };
+        let bias = if spec.bias { Some(self.tensor(&format!("{}.bias", spec.name), shape)?) } else { None };
         Ok(Norm { kind: spec.kind, eps: spec.eps, weight, bias })
+    }
+
+    /// A norm of each head apart whose weights are stored one by one: `NAME.norms.HEAD.weight`, stacked to `[heads, width]`.
+    pub(crate) fn listed_norm(&self, spec: &NormSpec, heads: usize, width: usize) -> Result<Norm, WeightsError> {
+        let weights: Vec<Tensor> = (0..heads)
+            .map(|head| self.tensor(&format!("{}.norms.{head}.weight", spec.name), &[width]))
+            .collect::<Result<_, _>>()?;
+        let weight = Tensor::stack(&weights, 0).map_err(failed(&spec.name))?;
+        Ok(Norm { kind: spec.kind, eps: spec.eps, weight, bias: None })
     }
 
     /// Refuses the checkpoint if anything was missing, misshapen or not finite, or if it holds tensors that nobody took.
@@ -131,6 +162,16 @@ impl<'a> WeightLoader<'a> {
         }
         Err(WeightsError::Mismatch { problems: account.problems })
     }
+}
+
+fn failed(name: &str) -> impl Fn(candle_core::Error) -> WeightsError {
+    move |error| WeightsError::Tensor { name: name.into(), reason: error.to_string() }
+}
+
+/// `[heads * (query, key, value), in]` with the three of a head together, as all queries, all keys, all values.
+fn regroup_heads(weight: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+    let (out, input) = weight.dims2()?;
+    weight.reshape((heads, 3, out / heads / 3, input))?.transpose(0, 1)?.contiguous()?.reshape((out, input))
 }
 
 /// Whether every element is a finite number: `x * 0` is 0 for those and NaN for all others.

@@ -27,8 +27,8 @@ impl TensorSource for RandomWeights {
     }
 
     fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor, WeightsError> {
-        let normal_weight = name.ends_with("norm.weight");
-        let tensor = if normal_weight {
+        let of_norm = name.ends_with(".weight") && shape.len() == 1;
+        let tensor = if of_norm {
             Tensor::ones(shape, dtype, device)
         } else {
             Tensor::randn(0f32, STANDARD_DEVIATION as f32, shape, device).and_then(|tensor| tensor.to_dtype(dtype))
