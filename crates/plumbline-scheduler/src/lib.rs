@@ -1,1 +1,35 @@
-//! x
+//! Between many callers and one model: admission, batching, the model thread, drain.
+//!
+//! [`Scheduler::submit`] admits sequences by their number of tokens or refuses them at once; a [`Ticket`] waits for the
+//! answer. One thread owns the [`ReferenceModel`](plumbline_core::ReferenceModel) and the consuming end of the queue:
+//! whenever it is idle and something waits, it takes a batch from the front and scores it. There is no wait timer. An idle
+//! model starts at once with what is there, and while it is busy the next batch grows.
+//!
+//! Rules that callers can rely on:
+//! - First in, first out. The first sequence that does not fit ends a batch, so nothing is ever overtaken or starved.
+//! - A sequence above the batch budget is scored alone, never truncated and never stuck.
+//! - All sequences of one submit are admitted or none, by the same rule for one sequence and for a group.
+//! - Every admitted sequence is answered exactly once, unless its caller left before it started: then it is never scored.
+//! - A failing or panicking forward answers its own batch with an error; the thread goes on.
+//!
+//! Locking: the queue is a `VecDeque` behind a `std` mutex with a condition variable. Critical sections only move entries
+//! and counts (and tell the [`Observer`] the new counts, so that they arrive in order). No lock is held over a forward or
+//! an await, and no async code touches the model.
+
+mod config;
+mod error;
+mod model_thread;
+mod observer;
+mod queue;
+mod reply;
+mod scheduler;
+mod shared;
+mod throughput;
+mod ticket;
+
+pub use config::SchedulerConfig;
+pub use error::{ScoreError, StartError, SubmitError};
+pub use observer::{BatchObservation, NullObserver, Observer};
+pub use reply::{Scored, SequenceOutcome};
+pub use scheduler::{DrainOutcome, Scheduler, SchedulerState};
+pub use ticket::Ticket;

@@ -1,1 +1,25 @@
-//! x
+//! The running service: configuration, HTTP routes, metrics.
+//!
+//! [`Config::load`] turns defaults, a file, the environment and flags into one validated [`Config`]; [`serve`] runs the
+//! service on a listener until it is told to stop, and drains.
+//!
+//! The way of a request: `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to validated
+//! rollouts) -> the scheduler -> `verification` (comparison and answer) -> `metrics`. Errors travel as `problem::Problem`
+//! and become documents in one place.
+
+mod body;
+pub mod config;
+mod metrics;
+mod middleware;
+mod openapi;
+mod problem;
+mod routes;
+mod serve;
+mod state;
+mod verification;
+
+pub use config::{Config, ConfigError, KeyProblem};
+pub use serve::{ServerError, serve};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,48 @@
-fn main(){}
+//! Plumbline: the independent ruler for engine-versus-trainer log-probabilities. The command line.
+
+mod bench;
+mod cli;
+mod config_command;
+mod demo;
+mod embedded;
+mod logging;
+mod memory;
+mod reference;
+mod serve;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use plumbline_server::ConfigError;
+
+use crate::cli::{BenchCommand, Cli, Command};
+
+/// The command failed.
+const FAILED: u8 = 1;
+/// The command line or the configuration is wrong; clap exits with this too.
+const MISUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() { MISUSED } else { FAILED })
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(arguments) => runtime()?.block_on(serve::run(&arguments)),
+        Command::Demo(arguments) => runtime()?.block_on(demo::run(&arguments)),
+        Command::Bench { command: BenchCommand::Score(arguments) } => runtime()?.block_on(bench::score(&arguments)),
+        Command::Config { command } => config_command::run(&command),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
+}

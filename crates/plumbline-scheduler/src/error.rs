@@ -1,0 +1,71 @@
+//! Why there is no answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why nothing of a submit was admitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The model is still being loaded.
+    #[error("the reference model is still loading")]
+    Loading,
+    /// The scheduler is shutting down, or has.
+    #[error("the scheduler is draining and takes no new work")]
+    Draining,
+    /// The model could not be loaded, or its thread ended unexpectedly.
+    #[error("the reference model is not available: {reason}")]
+    Failed {
+        /// What the loader or the panic said.
+        reason: Arc<str>,
+    },
+    /// Too much is waiting already.
+    #[error("the queue is full: {queued_tokens} of {limit} tokens are waiting")]
+    QueueFull {
+        /// Tokens that wait now.
+        queued_tokens: usize,
+        /// Most tokens that may wait.
+        limit: usize,
+        /// Time to score what waits at the measured speed, at least 1 s and at most 60 s; 1 s before any measurement.
+        retry_after: Duration,
+    },
+    /// The submit alone is bigger than the queue: it could never be admitted.
+    #[error("the sequences have {tokens} tokens together, the queue takes at most {limit}")]
+    TooLarge {
+        /// Tokens of the submit.
+        tokens: usize,
+        /// Most tokens that may wait.
+        limit: usize,
+    },
+    /// A sequence is longer than the model's positions. Validation should have caught it.
+    #[error("sequence {index} has {tokens} tokens, the limit is {limit} (sequences are never truncated)")]
+    SequenceTooLong {
+        /// Which of the submitted sequences.
+        index: usize,
+        /// Its length, prompt and completion together.
+        tokens: usize,
+        /// The model's positions.
+        limit: usize,
+    },
+}
+
+/// Why admitted sequences were not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScoreError {
+    /// The drain limit passed, or the model thread ended, before all sequences were scored.
+    #[error("the scheduler stopped before the sequences were scored")]
+    Stopped,
+}
+
+/// Why the model never became ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// Loading failed or panicked.
+    #[error("the reference model could not be started: {reason}")]
+    Failed {
+        /// What the loader or the panic said.
+        reason: Arc<str>,
+    },
+    /// The scheduler was told to drain.
+    #[error("the scheduler was stopped")]
+    Stopped,
+}

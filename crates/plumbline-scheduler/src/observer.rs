@@ -1,0 +1,57 @@
+//! What a monitor can see of the scheduler.
+
+use std::time::Duration;
+
+use plumbline_core::{ModelError, ScoreTiming};
+
+/// Receives what happens, for metrics. Every method does nothing unless it is overridden.
+///
+/// The methods are called from the model thread and from callers' threads. They must be quick, must not panic and must not
+/// call the scheduler: [`Observer::queue`] runs inside the queue's critical section.
+pub trait Observer: Send + Sync + 'static {
+    /// The waiting work after each change of the queue, in the order of the changes.
+    fn queue(&self, tokens: usize, sequences: usize) {
+        let _ = (tokens, sequences);
+    }
+
+    /// How long one sequence waited, when its batch starts.
+    fn queue_wait(&self, wait: Duration) {
+        let _ = wait;
+    }
+
+    /// A forward ended.
+    fn batch(&self, batch: &BatchObservation) {
+        let _ = batch;
+    }
+
+    /// The caller of these sequences left before they started; they are never scored.
+    fn cancelled(&self, sequences: usize, tokens: usize) {
+        let _ = (sequences, tokens);
+    }
+
+    /// A batch failed because of `cause` and its sequences are now scored one by one.
+    fn batch_split(&self, sequences: usize, cause: &ModelError) {
+        let _ = (sequences, cause);
+    }
+}
+
+/// Observes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NullObserver;
+
+impl Observer for NullObserver {}
+
+/// One forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchObservation {
+    /// Rows of the forward. A sequence with nothing to score has none.
+    pub tokens: usize,
+    /// Sequences of the batch.
+    pub sequences: usize,
+    /// Where the model says the time went; zero if it failed.
+    pub timing: ScoreTiming,
+    /// Wall time of packing and scoring, also of a failed batch.
+    pub elapsed: Duration,
+    /// Whether the batch as a whole failed.
+    pub failed: bool,
+}

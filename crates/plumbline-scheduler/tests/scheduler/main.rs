@@ -1,0 +1,20 @@
+//! The scheduler from outside, with a model that is a function of the tokens and whose forwards end when a test says so.
+//!
+//! No test sleeps to get its order right: a gated model reports the start of each forward and waits to be let go.
+
+#[cfg(test)]
+mod admission;
+#[cfg(test)]
+mod batching;
+#[cfg(test)]
+mod cancellation;
+#[cfg(test)]
+mod concurrency;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod support;

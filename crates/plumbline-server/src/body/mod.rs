@@ -1,0 +1,158 @@
+//! From the bytes of a request body to validated rollouts.
+
+mod errors;
+mod non_finite;
+mod receive;
+mod resolve;
+mod values;
+mod wire;
+
+use serde_json::error::Category;
+
+pub(crate) use self::receive::{check_headers, receive};
+pub(crate) use self::resolve::{RequestLimits, Verification, resolve};
+#[cfg(test)]
+pub(crate) use self::wire::SamplingParameters;
+pub(crate) use self::wire::{LogprobsModeName, VerificationRequest};
+use crate::problem::Problem;
+
+/// Parses a native request body.
+///
+/// Good bodies take one plain pass. A bad one is read again to find the field that is in the way.
+///
+/// # Errors
+/// `malformed_json` with line and column, or the offending field with its pointer.
+pub(crate) fn parse(body: &[u8]) -> Result<VerificationRequest, Problem> {
+    let error = match serde_json::from_slice(body) {
+        Ok(request) => return Ok(request),
+        Err(error) => error,
+    };
+    match error.classify() {
+        Category::Data => Err(locate(body, &error)),
+        Category::Syntax | Category::Eof | Category::Io => {
+            let Some(quoted) = non_finite::quote_non_finite(body) else {
+                return Err(errors::malformed(&error, error.column()));
+            };
+            let error = match serde_json::from_slice(&quoted.bytes) {
+                Ok(request) => return Ok(request),
+                Err(error) => error,
+            };
+            if error.classify() == Category::Data {
+                return Err(locate(&quoted.bytes, &error));
+            }
+            Err(errors::malformed(&error, quoted.original_column(error.line(), error.column())))
+        }
+    }
+}
+
+/// Finds where a body that is JSON fails to be a request.
+fn locate(body: &[u8], first: &serde_json::Error) -> Problem {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    match serde_path_to_error::deserialize::<_, VerificationRequest>(&mut json) {
+        Err(error) => {
+            let path = error.path().clone();
+            errors::invalid(&path, error.inner())
+        }
+        // Both passes read the same bytes into the same type; if they ever disagree, the first one's word stands.
+        Ok(_) => errors::malformed(first, first.column()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"run":"r","engine":"vllm","sequences":[{"prompt_token_ids":[1],"completion_token_ids":[2,3],"logprobs":[-1,null]}]}"#;
+
+    /// Status, code and pointer of the problem with a body.
+    fn problem(body: &str) -> (u16, &'static str, String) {
+        let problem = parse(body.as_bytes()).unwrap_err();
+        let pointer = problem.errors.first().map(|error| error.pointer.clone()).unwrap_or_default();
+        (problem.code.status().as_u16(), problem.code.as_str(), pointer)
+    }
+
+    fn changed(from: &str, to: &str) -> (u16, &'static str, String) {
+        assert!(GOOD.contains(from));
+        problem(&GOOD.replace(from, to))
+    }
+
+    #[test]
+    fn good_bodies_parse() {
+        let request = parse(GOOD.as_bytes()).unwrap();
+        assert_eq!((request.run.as_str(), request.engine.as_str()), ("r", "vllm"));
+        assert_eq!(request.sequences[0].logprobs, [Some(-1.0), None]);
+        assert_eq!(request.sequences[0].id, None);
+    }
+
+    #[test]
+    fn bare_words_of_python_are_logprobs_and_nothing_else() {
+        let body = GOOD.replace("[-1,null]", "[NaN, -Infinity]");
+        let request = parse(body.as_bytes()).unwrap();
+        let logprobs = &request.sequences[0].logprobs;
+        assert!(logprobs[0].unwrap().is_nan());
+        assert_eq!(logprobs[1], Some(f64::NEG_INFINITY));
+        let sampled = GOOD.replace("\"sequences\"", "\"sampling\":{\"temperature\":NaN},\"sequences\"");
+        assert_eq!(problem(&sampled), (422, "invalid_type", "/sampling/temperature".into()));
+        let id = GOOD.replace("[1]", "[Infinity]");
+        assert_eq!(problem(&id), (422, "invalid_type", "/sequences/0/prompt_token_ids/0".into()));
+    }
+
+    #[test]
+    fn what_is_no_json_is_malformed_where_it_breaks() {
+        for (body, detail) in [
+            ("", "EOF while parsing a value at line 1, column 0"),
+            ("{", "EOF while parsing an object at line 1, column 1"),
+            ("{\"run\":\n  x}", "expected value at line 2, column 3"),
+            ("[NaN,x]", "expected value at line 1, column 6"),
+            (
+                "{\"run\":\"\u{1}\"}",
+                "control character (\\u0000-\\u001F) found while parsing a string at line 1, column 9",
+            ),
+        ] {
+            let problem = parse(body.as_bytes()).unwrap_err();
+            // A syntax error may come after the first wrong type; both are true.
+            if problem.code.as_str() == "malformed_json" {
+                assert_eq!(problem.detail, detail, "{body}");
+            } else {
+                assert_eq!((body, problem.code.as_str()), ("[NaN,x]", "invalid_type"));
+            }
+        }
+        assert_eq!(problem(&format!("{GOOD} x")).1, "malformed_json");
+        assert_eq!(parse(b"\xff{}").unwrap_err().code.as_str(), "malformed_json");
+        assert_eq!(problem(&"[".repeat(100_000)).0 / 100, 4);
+    }
+
+    #[test]
+    fn wrong_fields_have_a_pointer() {
+        assert_eq!(problem("[]").0, 422);
+        assert_eq!(changed("\"r\"", "7"), (422, "invalid_type", "/run".into()));
+        assert_eq!(changed("\"run\":\"r\",", ""), (422, "missing_field", "/run".into()));
+        assert_eq!(changed("\"run\"", "\"ru/n~\""), (422, "unknown_field", "/ru~1n~0".into()));
+        assert_eq!(changed("\"run\"", "\"engine\""), (422, "duplicate_field", "/engine".into()));
+        assert_eq!(
+            changed("\"logprobs\":[-1,null]", "\"logprobs\":\"no\""),
+            (422, "invalid_type", "/sequences/0/logprobs".into())
+        );
+        assert_eq!(changed(",\"logprobs\":[-1,null]", ""), (422, "missing_field", "/sequences/0/logprobs".into()));
+        assert_eq!(changed("[1]", "[-1]"), (422, "invalid_type", "/sequences/0/prompt_token_ids/0".into()));
+        assert_eq!(changed("[2,3]", "[2,3.5]"), (422, "invalid_type", "/sequences/0/completion_token_ids/1".into()));
+        assert_eq!(
+            changed("[2,3]", "[2,5000000000]"),
+            (422, "token_out_of_vocabulary", "/sequences/0/completion_token_ids/1".into())
+        );
+        let extra = |field: &str| changed("\"sequences\"", &format!("{field},\"sequences\""));
+        assert_eq!(extra("\"include\":[\"all\"]"), (422, "invalid_value", "/include/0".into()));
+        assert_eq!(extra("\"logprobs_mode\":\"cooked\""), (422, "invalid_value", "/logprobs_mode".into()));
+        assert_eq!(extra("\"sampling\":{\"temprature\":1}"), (422, "unknown_field", "/sampling/temprature".into()));
+        assert_eq!(
+            changed("\"logprobs\"", "\"loss_mask\":[1,2],\"logprobs\""),
+            (422, "invalid_value", "/sequences/0/loss_mask/1".into())
+        );
+    }
+
+    #[test]
+    fn details_quote_no_more_than_a_line() {
+        let problem = parse(GOOD.replace("[-1,null]", &format!("\"{}\"", "x".repeat(5000))).as_bytes()).unwrap_err();
+        assert!(problem.errors[0].detail.len() < 310 && problem.errors[0].detail.ends_with("..."));
+    }
+}

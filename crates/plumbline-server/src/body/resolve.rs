@@ -1,0 +1,351 @@
+//! From a parsed request to rollouts that can be scored, or to everything that is wrong with it.
+
+use std::collections::HashSet;
+
+use plumbline_core::{LogprobsMode, ModelLimits, Rollout, Sampling, ViolationCode};
+
+use super::wire::{Include, SequenceRequest, VerificationRequest};
+use crate::problem::{Code, FieldError, Problem};
+
+/// Characters of a name at most: names become metric labels and log fields.
+const MAX_NAME_CHARS: usize = 200;
+
+/// What a request is held against.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestLimits {
+    /// The resident model's, tightened by the configuration.
+    pub(crate) model: ModelLimits,
+    pub(crate) max_sequences: usize,
+    /// The resident policy version.
+    pub(crate) policy_version: String,
+}
+
+/// A request whose every rollout can be scored.
+#[derive(Debug)]
+pub(crate) struct Verification {
+    pub(crate) run: String,
+    pub(crate) engine: String,
+    pub(crate) rollouts: Vec<Rollout>,
+    pub(crate) include_tokens: bool,
+    pub(crate) include_importance_weights: bool,
+}
+
+/// Validates a request and fills in what it leaves to defaults. Nothing is repaired.
+///
+/// # Errors
+/// All offending fields (422), or the policy version that is not resident (409).
+pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> Result<Verification, Problem> {
+    let mut errors = Vec::new();
+    check_name(&mut errors, "/run", Some(&request.run));
+    check_name(&mut errors, "/engine", Some(&request.engine));
+    check_name(&mut errors, "/worker", request.worker.as_ref());
+    check_name(&mut errors, "/policy_version", request.policy_version.as_ref());
+    for (index, _) in request.include.iter().enumerate().filter(|(_, part)| **part == Include::Diagnosis) {
+        let detail = "diagnosis is not available in this version";
+        report(&mut errors, Code::IncludeUnavailable, format!("/include/{index}"), detail.into());
+    }
+    let count = request.sequences.len();
+    if count == 0 {
+        report(&mut errors, Code::EmptySequences, "/sequences".into(), "must have at least one sequence".into());
+    }
+    if count > limits.max_sequences {
+        let detail = format!("has {count} sequences, the limit is {}", limits.max_sequences);
+        // Without looking at each of them: the limit is there to bound the work.
+        return Err(Problem::field(Code::TooManySequences, "/sequences", detail));
+    }
+
+    let shared = Shared {
+        engine_mode: LogprobsMode::default_of_engine(&request.engine),
+        sampling: request.sampling,
+        mode: request.logprobs_mode,
+        policy_version: request.policy_version,
+    };
+    let mut reported = HashSet::new();
+    let mut rollouts = Vec::with_capacity(count);
+    for (index, sequence) in request.sequences.into_iter().enumerate() {
+        let place =
+            Place { index, own_sampling: sequence.sampling.is_some(), own_mode: sequence.logprobs_mode.is_some() };
+        check_name(&mut errors, &place.pointer("/id"), sequence.id.as_ref());
+        check_name(&mut errors, &place.pointer("/policy_version"), sequence.policy_version.as_ref());
+        let rollout = shared.rollout(index, sequence, &mut errors, &mut reported);
+        for violation in rollout.violations(&limits.model) {
+            let pointer = place.locate(violation.code, &violation.pointer);
+            // What stands once in the request is wrong once, not for every sequence.
+            if pointer.starts_with("/sequences/") || reported.insert(pointer.clone()) {
+                report(&mut errors, violation.code.into(), pointer, violation.detail);
+            }
+        }
+        rollouts.push(rollout);
+    }
+    check_unique(&mut errors, &rollouts);
+    if !errors.is_empty() {
+        return Err(Problem::fields(errors));
+    }
+    check_policy_versions(&rollouts, shared.policy_version.as_deref(), &limits.policy_version)?;
+    Ok(Verification {
+        run: request.run,
+        engine: request.engine,
+        rollouts,
+        include_tokens: request.include.contains(&Include::Tokens),
+        include_importance_weights: request.include.contains(&Include::ImportanceWeights),
+    })
+}
+
+/// What sequences inherit from the request.
+struct Shared {
+    engine_mode: Option<LogprobsMode>,
+    sampling: Option<Sampling>,
+    mode: Option<LogprobsMode>,
+    policy_version: Option<String>,
+}
+
+impl Shared {
+    fn rollout(
+        &self,
+        index: usize,
+        sequence: SequenceRequest,
+        errors: &mut Vec<FieldError>,
+        reported: &mut HashSet<String>,
+    ) -> Rollout {
+        let sampling = sequence.sampling.or(self.sampling).unwrap_or_default();
+        let mode = sequence.logprobs_mode.or(self.mode).or(self.engine_mode);
+        if mode.is_none() && !sampling.is_neutral() && reported.insert("/logprobs_mode".into()) {
+            let detail = "this engine's logprobs have no known meaning, and with this sampling raw, temperature and \
+                          processed logprobs differ";
+            report(errors, Code::LogprobsModeRequired, "/logprobs_mode".into(), detail.into());
+        }
+        Rollout {
+            id: sequence.id.unwrap_or_else(|| index.to_string()),
+            prompt_token_ids: sequence.prompt_token_ids,
+            completion_token_ids: sequence.completion_token_ids,
+            logprobs: sequence.logprobs,
+            loss_mask: sequence.loss_mask,
+            sampling,
+            // With neutral sampling all modes coincide.
+            logprobs_mode: mode.unwrap_or(LogprobsMode::Raw),
+            finish_reason: sequence.finish_reason,
+            policy_version: sequence.policy_version.or_else(|| self.policy_version.clone()),
+        }
+    }
+}
+
+/// Where a sequence's fields really stand in the body.
+struct Place {
+    index: usize,
+    own_sampling: bool,
+    own_mode: bool,
+}
+
+impl Place {
+    fn pointer(&self, field: &str) -> String {
+        format!("/sequences/{}{field}", self.index)
+    }
+
+    /// The place of a violation, which may be a field that the sequence inherits.
+    fn locate(&self, code: ViolationCode, pointer: &str) -> String {
+        match code {
+            ViolationCode::InvalidSampling if !self.own_sampling => pointer.to_owned(),
+            // Either of two fields is in the way: the one that is closest to the sequence.
+            ViolationCode::IrreproducibleMode if self.own_mode => self.pointer(pointer),
+            ViolationCode::IrreproducibleMode if self.own_sampling => self.pointer("/sampling"),
+            ViolationCode::IrreproducibleMode => pointer.to_owned(),
+            _ => self.pointer(pointer),
+        }
+    }
+}
+
+fn report(errors: &mut Vec<FieldError>, code: Code, pointer: String, detail: String) {
+    errors.push(FieldError { code, pointer, detail });
+}
+
+fn check_name(errors: &mut Vec<FieldError>, pointer: &str, name: Option<&String>) {
+    let Some(name) = name else { return };
+    let reason = if name.is_empty() {
+        "must not be empty".into()
+    } else if name.chars().any(char::is_control) {
+        "must not contain control characters".into()
+    } else {
+        let chars = name.chars().count();
+        if chars <= MAX_NAME_CHARS {
+            return;
+        }
+        format!("has {chars} characters, the limit is {MAX_NAME_CHARS}")
+    };
+    report(errors, Code::InvalidLabel, pointer.to_owned(), reason);
+}
+
+/// A sequence without an id is named by its index, which another may have taken.
+fn check_unique(errors: &mut Vec<FieldError>, rollouts: &[Rollout]) {
+    let mut seen = HashSet::with_capacity(rollouts.len());
+    for (index, rollout) in rollouts.iter().enumerate() {
+        if !seen.insert(rollout.id.as_str()) {
+            let detail = format!("id {:?} is that of an earlier sequence", rollout.id);
+            report(errors, Code::DuplicateSequenceId, format!("/sequences/{index}/id"), detail);
+        }
+    }
+}
+
+fn check_policy_versions(rollouts: &[Rollout], of_request: Option<&str>, resident: &str) -> Result<(), Problem> {
+    let other = rollouts.iter().enumerate().find_map(|(index, rollout)| {
+        let wanted = rollout.policy_version.as_deref()?;
+        (wanted != resident).then_some((index, wanted))
+    });
+    let Some((index, wanted)) = other else { return Ok(()) };
+    let pointer = if of_request == Some(wanted) {
+        "/policy_version".to_owned()
+    } else {
+        format!("/sequences/{index}/policy_version")
+    };
+    let detail = format!("policy version {wanted:?} is not available, the resident one is {resident:?}");
+    Err(Problem::field(Code::PolicyVersionUnavailable, pointer, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn limits() -> RequestLimits {
+        let model = ModelLimits { vocab_size: 10, max_positions: 6 };
+        RequestLimits { model, max_sequences: 3, policy_version: "2".into() }
+    }
+
+    fn sequence() -> Value {
+        json!({"prompt_token_ids": [1], "completion_token_ids": [2, 3], "logprobs": [-1.0, -2.0]})
+    }
+
+    fn good() -> Value {
+        json!({"run": "r", "engine": "vllm", "sequences": [sequence(), sequence()]})
+    }
+
+    fn with(path: &str, value: Value) -> Value {
+        let mut body = good();
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        body.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(key.into(), value);
+        body
+    }
+
+    fn resolved(body: &Value) -> Result<Verification, Problem> {
+        resolve(serde_json::from_value(body.clone()).unwrap(), &limits())
+    }
+
+    /// Status, and code and pointer of every error.
+    fn errors(body: &Value) -> (u16, Vec<(&'static str, String)>) {
+        let problem = resolved(body).unwrap_err();
+        let errors = problem.errors.into_iter().map(|error| (error.code.as_str(), error.pointer)).collect();
+        (problem.code.status().as_u16(), errors)
+    }
+
+    fn one(code: &'static str, pointer: &str) -> (u16, Vec<(&'static str, String)>) {
+        (422, vec![(code, pointer.to_owned())])
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let verification = resolved(&good()).unwrap();
+        let ids: Vec<_> = verification.rollouts.iter().map(|rollout| rollout.id.as_str()).collect();
+        assert_eq!(ids, ["0", "1"]);
+        assert_eq!(verification.rollouts[0].logprobs_mode, LogprobsMode::Raw);
+        assert_eq!(verification.rollouts[0].sampling, Sampling::default());
+        assert!(!verification.include_tokens && !verification.include_importance_weights);
+    }
+
+    #[test]
+    fn a_sequences_own_fields_replace_the_requests() {
+        let mut body = with("/sampling", json!({"temperature": 0.7, "top_p": 0.9}));
+        body["logprobs_mode"] = json!("raw");
+        body["policy_version"] = json!("2");
+        body["sequences"][1]["sampling"] = json!({"temperature": 1.3});
+        body["sequences"][1]["logprobs_mode"] = json!("temperature");
+        let rollouts = resolved(&body).unwrap().rollouts;
+        assert_eq!(rollouts[0].sampling, Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() });
+        assert_eq!(rollouts[1].sampling, Sampling { temperature: 1.3, ..Sampling::default() });
+        assert_eq!(rollouts[0].logprobs_mode, LogprobsMode::Raw);
+        assert_eq!(rollouts[1].logprobs_mode, LogprobsMode::Temperature);
+        assert_eq!(rollouts[1].policy_version.as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn the_mode_follows_the_engine_and_is_asked_for_where_it_matters() {
+        let mode = |engine: &str, sampling: Value| {
+            let mut body = with("/engine", json!(engine));
+            body["sampling"] = sampling;
+            body
+        };
+        let hot = json!({"temperature": 0.7});
+        assert_eq!(
+            resolved(&mode("sglang", hot.clone())).unwrap().rollouts[0].logprobs_mode,
+            LogprobsMode::Temperature
+        );
+        assert_eq!(resolved(&mode("mine", json!({}))).unwrap().rollouts[0].logprobs_mode, LogprobsMode::Raw);
+        assert_eq!(errors(&mode("mine", hot)), one("logprobs_mode_required", "/logprobs_mode"));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        assert_eq!(errors(&with("/run", json!(""))), one("invalid_label", "/run"));
+        assert_eq!(errors(&with("/engine", json!("a\nb"))), one("invalid_label", "/engine"));
+        assert_eq!(errors(&with("/worker", json!("é".repeat(201)))), one("invalid_label", "/worker"));
+        assert!(resolved(&with("/worker", json!("é".repeat(200)))).is_ok());
+        assert_eq!(errors(&with("/sequences/1/id", json!(""))), one("invalid_label", "/sequences/1/id"));
+    }
+
+    #[test]
+    fn sequences_are_bounded_and_unique() {
+        assert_eq!(errors(&with("/sequences", json!([]))), one("empty_sequences", "/sequences"));
+        let four = json!([sequence(), sequence(), sequence(), sequence()]);
+        assert_eq!(errors(&with("/sequences", four)), one("too_many_sequences", "/sequences"));
+        assert_eq!(errors(&with("/sequences/0/id", json!("1"))), one("duplicate_sequence_id", "/sequences/1/id"));
+    }
+
+    #[test]
+    fn violations_point_at_the_field_that_is_in_the_way() {
+        assert_eq!(
+            errors(&with("/sequences/1/completion_token_ids", json!([2, 10]))),
+            one("token_out_of_vocabulary", "/sequences/1/completion_token_ids/1")
+        );
+        assert_eq!(
+            errors(&with("/sequences/0/logprobs", json!([-1.0]))),
+            one("length_mismatch", "/sequences/0/logprobs")
+        );
+        // Inherited by both sequences, reported once and where it stands.
+        assert_eq!(errors(&with("/sampling", json!({"top_p": 2.0}))), one("invalid_sampling", "/sampling/top_p"));
+        assert_eq!(
+            errors(&with("/sequences/1/sampling", json!({"top_p": 2.0}))),
+            one("invalid_sampling", "/sequences/1/sampling/top_p")
+        );
+        let mut body = with("/logprobs_mode", json!("processed"));
+        body["sampling"] = json!({"top_k": 5});
+        assert_eq!(errors(&body), one("irreproducible_logprobs_mode", "/logprobs_mode"));
+        let mut body = with("/logprobs_mode", json!("processed"));
+        body["sequences"][1]["sampling"] = json!({"top_k": 5});
+        assert_eq!(errors(&body), one("irreproducible_logprobs_mode", "/sequences/1/sampling"));
+    }
+
+    #[test]
+    fn everything_wrong_is_reported_at_once() {
+        let mut body = with("/run", json!(""));
+        body["include"] = json!(["tokens", "diagnosis"]);
+        body["sequences"][1]["logprobs"] = json!([]);
+        let expected = [
+            ("invalid_label", "/run"),
+            ("include_unavailable", "/include/1"),
+            ("length_mismatch", "/sequences/1/logprobs"),
+        ];
+        let (status, errors) = errors(&body);
+        assert_eq!(status, 422);
+        assert_eq!(errors, expected.map(|(code, pointer)| (code, pointer.to_owned())));
+    }
+
+    #[test]
+    fn another_policy_version_is_a_conflict_that_names_both() {
+        let problem = resolved(&with("/policy_version", json!("3"))).unwrap_err();
+        assert_eq!((problem.code.status().as_u16(), problem.code.as_str()), (409, "policy_version_unavailable"));
+        assert_eq!(problem.errors[0].pointer, "/policy_version");
+        assert!(problem.detail.contains("\"3\"") && problem.detail.contains("\"2\""), "{}", problem.detail);
+        let of_sequence = resolved(&with("/sequences/1/policy_version", json!("3"))).unwrap_err();
+        assert_eq!(of_sequence.errors[0].pointer, "/sequences/1/policy_version");
+        assert!(resolved(&with("/policy_version", json!("2"))).is_ok());
+    }
+}

@@ -1,0 +1,188 @@
+//! Array elements that are stricter, or more lenient, than their plain Rust types.
+
+use std::fmt;
+
+use plumbline_core::TokenId;
+use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+
+/// How the deserialiser says that an integer can be no token id, whatever the model; see `super::errors`.
+pub(super) const IMPOSSIBLE_TOKEN_ID: &str = "no vocabulary has a token id ";
+
+/// Reads an array through elements of type `E`.
+pub(super) fn array<'de, D: Deserializer<'de>, E: Deserialize<'de> + Into<T>, T>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(Vec::<E>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
+}
+
+/// The same for an array that may be absent or null.
+pub(super) fn optional_array<'de, D: Deserializer<'de>, E: Deserialize<'de> + Into<T>, T>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    Ok(Option::<Vec<E>>::deserialize(deserializer)?.map(|array| array.into_iter().map(Into::into).collect()))
+}
+
+/// A token id. One that does not fit 32 bits is out of every vocabulary, which is not the same as a wrong type.
+pub(super) struct Id(TokenId);
+
+impl From<Id> for TokenId {
+    fn from(id: Id) -> Self {
+        id.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IdVisitor;
+
+        impl Visitor<'_> for IdVisitor {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a token id (an unsigned integer)")
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Id, E> {
+                TokenId::try_from(value).map(Id).map_err(|_| E::custom(format_args!("{IMPOSSIBLE_TOKEN_ID}{value}")))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Id, E> {
+                // An integer beyond 64 bits arrives as a float.
+                if value.fract() == 0.0 && value > u64::MAX as f64 / 2.0 {
+                    return Err(E::custom(format_args!("{IMPOSSIBLE_TOKEN_ID}{value}")));
+                }
+                Err(E::invalid_type(Unexpected::Float(value), &self))
+            }
+        }
+        deserializer.deserialize_any(IdVisitor)
+    }
+}
+
+/// An engine's logprob: a number, `null`, or a name of what JSON has no number for.
+pub(super) struct Logprob(Option<f64>);
+
+impl From<Logprob> for Option<f64> {
+    fn from(logprob: Logprob) -> Self {
+        logprob.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Logprob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct LogprobVisitor;
+
+        impl Visitor<'_> for LogprobVisitor {
+            type Value = Logprob;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, null, NaN, Infinity or -Infinity")
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Logprob, E> {
+                Ok(Logprob(Some(value)))
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Logprob, E> {
+                Ok(Logprob(Some(value as f64)))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Logprob, E> {
+                Ok(Logprob(Some(value as f64)))
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Logprob, E> {
+                Ok(Logprob(None))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Logprob, E> {
+                match text {
+                    "NaN" => Ok(Logprob(Some(f64::NAN))),
+                    "Infinity" => Ok(Logprob(Some(f64::INFINITY))),
+                    "-Infinity" => Ok(Logprob(Some(f64::NEG_INFINITY))),
+                    _ => Err(E::invalid_type(Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(LogprobVisitor)
+    }
+}
+
+/// An element of a loss mask: 0, 1, false or true.
+pub(super) struct Kept(bool);
+
+impl From<Kept> for bool {
+    fn from(kept: Kept) -> Self {
+        kept.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeptVisitor;
+
+        impl Visitor<'_> for KeptVisitor {
+            type Value = Kept;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("0, 1, false or true")
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Kept, E> {
+                Ok(Kept(value))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Kept, E> {
+                match value {
+                    0 => Ok(Kept(false)),
+                    1 => Ok(Kept(true)),
+                    _ => Err(E::invalid_value(Unexpected::Unsigned(value), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(KeptVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Result<T, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn ids_are_unsigned_integers() {
+        assert_eq!(read::<Id>("4294967295").map(TokenId::from), Ok(u32::MAX));
+        for impossible in ["4294967296", "18446744073709551616", "1e30"] {
+            let error = read::<Id>(impossible).err().unwrap();
+            assert!(error.starts_with(IMPOSSIBLE_TOKEN_ID), "{error}");
+        }
+        for wrong in ["-1", "1.5", "7.0", "\"7\"", "null", "true"] {
+            let error = read::<Id>(wrong).err().unwrap();
+            assert!(error.starts_with("invalid type"), "{error}");
+        }
+    }
+
+    #[test]
+    fn logprobs_may_be_missing_or_not_finite() {
+        let value = |json| read::<Logprob>(json).map(Option::<f64>::from);
+        assert_eq!(value("-1.5"), Ok(Some(-1.5)));
+        assert_eq!(value("-2"), Ok(Some(-2.0)));
+        assert_eq!(value("0"), Ok(Some(0.0)));
+        assert_eq!(value("null"), Ok(None));
+        assert!(value("\"NaN\"").unwrap().unwrap().is_nan());
+        assert_eq!(value("\"-Infinity\""), Ok(Some(f64::NEG_INFINITY)));
+        assert_eq!(value("\"Infinity\""), Ok(Some(f64::INFINITY)));
+        assert!(value("\"nan\"").is_err() && value("true").is_err() && value("[1]").is_err());
+    }
+
+    #[test]
+    fn masks_are_bits() {
+        let value = |json| read::<Kept>(json).map(bool::from);
+        assert_eq!((value("0"), value("1"), value("true"), value("false")), (Ok(false), Ok(true), Ok(true), Ok(false)));
+        for wrong in ["2", "-1", "1.0", "\"1\"", "null"] {
+            assert!(value(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The native request body as it stands on the wire. Unknown fields are refused everywhere: a misspelt one would
+//! otherwise change what is measured without a word.
+
+use plumbline_core::{LogprobsMode, Sampling, TokenId};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::values::{Id, Kept, Logprob, array, optional_array};
+
+/// Rollouts to score and compare.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VerificationRequest {
+    /// Name of the training run, 1 to 200 characters; a metric label.
+    #[schema(min_length = 1, max_length = 200, example = "grpo-math")]
+    pub(crate) run: String,
+    /// Name of the inference engine, 1 to 200 characters; a metric label, and the key to what its logprobs mean.
+    #[schema(min_length = 1, max_length = 200, example = "vllm")]
+    pub(crate) engine: String,
+    /// Name of the rollout worker.
+    #[schema(min_length = 1, max_length = 200)]
+    pub(crate) worker: Option<String>,
+    /// Version of the weights that sampled. Missing = whatever is resident; another one than the resident is 409.
+    #[schema(min_length = 1, max_length = 200)]
+    pub(crate) policy_version: Option<String>,
+    /// How the engine sampled; missing parameters are neutral.
+    #[schema(value_type = Option<SamplingParameters>)]
+    pub(crate) sampling: Option<Sampling>,
+    /// What the engine's logprobs mean. Missing = the engine's default; needed for an unknown engine, unless the sampling
+    /// is neutral and all modes coincide.
+    #[schema(value_type = Option<LogprobsModeName>)]
+    pub(crate) logprobs_mode: Option<LogprobsMode>,
+    /// The rollouts.
+    #[schema(min_items = 1)]
+    pub(crate) sequences: Vec<SequenceRequest>,
+    /// Optional parts of the answer.
+    #[serde(default)]
+    pub(crate) include: Vec<Include>,
+}
+
+/// One sampled sequence. `sampling`, `policy_version` and `logprobs_mode` replace the request's, each as a whole.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SequenceRequest {
+    /// The sender's name for it, unique in the request; missing = its index.
+    #[schema(min_length = 1, max_length = 200)]
+    pub(crate) id: Option<String>,
+    /// Ids that the engine was given, special tokens included; may be empty.
+    #[serde(deserialize_with = "array::<_, Id, _>")]
+    #[schema(value_type = Vec<u32>, example = json!([1, 5]))]
+    pub(crate) prompt_token_ids: Vec<TokenId>,
+    /// Ids that the engine sampled.
+    #[serde(deserialize_with = "array::<_, Id, _>")]
+    #[schema(value_type = Vec<u32>, min_items = 1, example = json!([7, 2]))]
+    pub(crate) completion_token_ids: Vec<TokenId>,
+    /// The engine's logprob of each completion token in nats. `null`, NaN, infinities (bare as Python writes them, or as
+    /// strings), sentinels and positive values are counted as skipped.
+    #[serde(deserialize_with = "array::<_, Logprob, _>")]
+    #[schema(value_type = Vec<Option<f64>>, example = json!([-0.5, -1.2]))]
+    pub(crate) logprobs: Vec<Option<f64>>,
+    /// 0 or false = the completion token is shown, but in no sum; 1 or true = compared. Missing = all are compared.
+    #[serde(default, deserialize_with = "optional_array::<_, Kept, _>")]
+    #[schema(value_type = Option<Vec<u8>>, example = json!([1, 1]))]
+    pub(crate) loss_mask: Option<Vec<bool>>,
+    /// Why the engine stopped.
+    pub(crate) finish_reason: Option<String>,
+    /// How the engine sampled this sequence.
+    #[schema(value_type = Option<SamplingParameters>)]
+    pub(crate) sampling: Option<Sampling>,
+    /// Version of the weights that sampled this sequence.
+    #[schema(min_length = 1, max_length = 200)]
+    pub(crate) policy_version: Option<String>,
+    /// What this sequence's logprobs mean.
+    #[schema(value_type = Option<LogprobsModeName>)]
+    pub(crate) logprobs_mode: Option<LogprobsMode>,
+}
+
+/// Optional parts of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Include {
+    /// Per-token numbers.
+    Tokens,
+    /// Importance weights per token and sequence.
+    ImportanceWeights,
+    /// Causes of a divergence. Not available in this version: refused with 422.
+    Diagnosis,
+}
+
+/// Sampling parameters; the defaults are neutral.
+#[derive(ToSchema)]
+#[schema(as = Sampling)]
+#[expect(dead_code, reason = "describes plumbline_core::Sampling in the OpenAPI document")]
+pub(crate) struct SamplingParameters {
+    /// Softmax temperature, >= 0; 0 = greedy.
+    #[schema(required = false, minimum = 0.0, default = 1.0)]
+    temperature: f64,
+    /// Nucleus mass in (0, 1]; 1 = off.
+    #[schema(required = false, exclusive_minimum = 0.0, maximum = 1.0, default = 1.0)]
+    top_p: f64,
+    /// Number of kept tokens; 0 or -1 = off.
+    #[schema(required = false, minimum = -1, default = 0)]
+    top_k: i64,
+    /// Kept tokens have at least this share of the top token's probability; 0 = off.
+    #[schema(required = false, minimum = 0.0, maximum = 1.0, default = 0.0)]
+    min_p: f64,
+    /// Divides or multiplies the logits of tokens already in context; 1 = off.
+    #[schema(required = false, exclusive_minimum = 0.0, default = 1.0)]
+    repetition_penalty: f64,
+    /// Subtracted once from the logits of tokens already sampled; 0 = off.
+    #[schema(required = false, default = 0.0)]
+    presence_penalty: f64,
+    /// Subtracted per occurrence from the logits of tokens already sampled; 0 = off.
+    #[schema(required = false, default = 0.0)]
+    frequency_penalty: f64,
+}
+
+/// What a logprob means: `raw` (log-softmax of the model's logits), `temperature` (after temperature), `processed`
+/// (after penalties, temperature, top-k, top-p and min-p).
+#[derive(ToSchema)]
+#[schema(as = LogprobsMode, rename_all = "lowercase")]
+#[expect(dead_code, reason = "describes plumbline_core::LogprobsMode in the OpenAPI document")]
+pub(crate) enum LogprobsModeName {
+    Raw,
+    Temperature,
+    Processed,
+}

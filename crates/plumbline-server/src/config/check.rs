@@ -1,0 +1,123 @@
+//! What a value of the right type can still get wrong.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+
+use super::Config;
+
+/// Why an address without API keys is refused.
+const OPEN_WITHOUT_KEYS: &str = "not loopback, which needs api_key_file, or no_auth = true to serve without keys";
+
+impl Config {
+    /// Every key whose value cannot be used, with the reason.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
+        const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
+        let ranges: [(&str, u64, RangeInclusive<u64>); 13] = [
+            ("threads", self.threads as u64, 0..=4096),
+            ("max_queue_tokens", self.max_queue_tokens as u64, 1..=1 << 32),
+            ("max_batch_tokens", self.max_batch_tokens as u64, TOKENS),
+            ("max_batch_sequences", self.max_batch_sequences as u64, 1..=1 << 16),
+            ("max_sequence_tokens", self.max_sequence_tokens as u64, 0..=*TOKENS.end()),
+            ("max_body_bytes", self.max_body_bytes as u64, 1024..=1 << 32),
+            ("max_sequences_per_request", self.max_sequences_per_request as u64, 1..=1 << 20),
+            ("window_seconds", self.window_seconds, SECONDS),
+            ("window_slices", self.window_slices as u64, 1..=3600),
+            ("max_label_sets", self.max_label_sets as u64, 0..=10_000),
+            ("label_idle_seconds", self.label_idle_seconds, SECONDS),
+            ("verdict_min_tokens", self.verdict_min_tokens, 1..=1 << 32),
+            ("drain_seconds", self.drain_seconds, 1..=3600),
+        ];
+        let mut problems: Vec<_> = ranges
+            .into_iter()
+            .filter(|(_, value, range)| !range.contains(value))
+            .map(|(key, _, range)| (key, format!("must be from {} to {}", range.start(), range.end())))
+            .collect();
+        let mut report = |key, reason: String| problems.push((key, reason));
+
+        for (key, level) in [
+            ("verdict_mae_suspect_nats", self.verdict_mae_suspect_nats),
+            ("verdict_mae_divergent_nats", self.verdict_mae_divergent_nats),
+            ("verdict_kl_k3_suspect_nats", self.verdict_kl_k3_suspect_nats),
+            ("verdict_kl_k3_divergent_nats", self.verdict_kl_k3_divergent_nats),
+        ] {
+            if !(level.is_finite() && level > 0.0) {
+                report(key, "must be a finite number above 0".into());
+            }
+        }
+        if self.verdict_mae_divergent_nats < self.verdict_mae_suspect_nats {
+            report("verdict_mae_divergent_nats", "must not be below verdict_mae_suspect_nats".into());
+        }
+        if self.verdict_kl_k3_divergent_nats < self.verdict_kl_k3_suspect_nats {
+            report("verdict_kl_k3_divergent_nats", "must not be below verdict_kl_k3_suspect_nats".into());
+        }
+        if self.max_queue_tokens < self.max_batch_tokens {
+            report("max_queue_tokens", "must not be below max_batch_tokens, or no batch could ever fill".into());
+        }
+        if self.label_idle_seconds < self.window_seconds {
+            report(
+                "label_idle_seconds",
+                "must not be below window_seconds: the series would go before their data".into(),
+            );
+        }
+        if self.no_auth && self.api_key_file.is_some() {
+            report("no_auth", "contradicts api_key_file".into());
+        }
+        if let Some(reason) = self.refuses(self.listen) {
+            report("listen", reason);
+        }
+        problems
+    }
+
+    /// Why this configuration must not serve on an address: it would be open to everybody.
+    pub(crate) fn refuses(&self, address: SocketAddr) -> Option<String> {
+        let open = !address.ip().to_canonical().is_loopback() && self.api_key_file.is_none() && !self.no_auth;
+        open.then(|| OPEN_WITHOUT_KEYS.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(change: fn(&mut Config)) -> Vec<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.problems().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_good() {
+        assert_eq!(Config::default().problems(), []);
+    }
+
+    #[test]
+    fn each_bad_value_is_named() {
+        assert_eq!(keys(|c| c.window_seconds = 0), ["window_seconds"]);
+        assert_eq!(keys(|c| c.max_body_bytes = 10), ["max_body_bytes"]);
+        assert_eq!(keys(|c| c.verdict_mae_suspect_nats = f64::NAN), ["verdict_mae_suspect_nats"]);
+        assert_eq!(keys(|c| c.verdict_mae_suspect_nats = 0.2), ["verdict_mae_divergent_nats"]);
+        assert_eq!(keys(|c| c.verdict_kl_k3_divergent_nats = 1e-4), ["verdict_kl_k3_divergent_nats"]);
+        assert_eq!(keys(|c| c.max_queue_tokens = 100), ["max_queue_tokens"]);
+        assert_eq!(keys(|c| c.label_idle_seconds = 299), ["label_idle_seconds"]);
+        assert_eq!(
+            keys(|c| {
+                c.no_auth = true;
+                c.api_key_file = Some("k".into());
+            }),
+            ["no_auth"]
+        );
+    }
+
+    #[test]
+    fn only_loopback_is_served_without_keys() {
+        let config = Config::default();
+        for address in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(config.refuses(address.parse().unwrap()), None, "{address}");
+        }
+        for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+            assert!(config.refuses(address.parse().unwrap()).is_some(), "{address}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The one validated configuration of the service.
+//!
+//! Layers, later ones win: defaults, the TOML file, `PLUMBLINE_*` variables, command-line flags. `config/plumbline.toml`
+//! lists every key with its default, its unit and an explanation; a test keeps the two equal.
+
+mod check;
+mod error;
+mod layers;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use plumbline_divergence::{MonitorConfig, VerdictLevels};
+use plumbline_scheduler::SchedulerConfig;
+use serde::{Deserialize, Serialize};
+
+pub use self::error::{ConfigError, KeyProblem};
+pub use self::layers::DEFAULT_CONFIG_FILE;
+
+/// Every key of the service. Keys are flat; the unit is in the name where there is one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port to listen on; port 0 picks a free one. Anything but loopback needs API keys or `no_auth`.
+    pub listen: SocketAddr,
+    /// Folder of the reference model (`config.json`, safetensors); `None` (an empty string) = the embedded model.
+    #[serde(with = "empty_is_none")]
+    pub model: Option<PathBuf>,
+    /// Version of the reference's weights, an opaque string; `None` (an empty string) = what the model is known as.
+    #[serde(with = "empty_is_none")]
+    pub policy_version: Option<String>,
+    /// Where the reference runs.
+    pub device: Device,
+    /// dtype of the decoder body.
+    pub dtype: Dtype,
+    /// dtype in which the lm_head multiplies.
+    pub head_dtype: Dtype,
+    /// Threads of the model's computations; 0 = all cores.
+    pub threads: usize,
+
+    /// Tokens that may wait; beyond them requests get 429.
+    pub max_queue_tokens: usize,
+    /// Tokens of one forward over several sequences; a longer sequence is scored alone.
+    pub max_batch_tokens: usize,
+    /// Sequences of one forward.
+    pub max_batch_sequences: usize,
+    /// Tokens of one sequence, prompt and completion; 0 = as many as the model has positions.
+    pub max_sequence_tokens: usize,
+    /// Bytes of one request body.
+    pub max_body_bytes: usize,
+    /// Sequences of one request.
+    pub max_sequences_per_request: usize,
+
+    /// Length in seconds of the sliding window behind the divergence gauges.
+    pub window_seconds: u64,
+    /// Slices of the window; it moves by one slice at a time.
+    pub window_slices: usize,
+    /// Pairs of run and engine with series of their own; further ones share `other`.
+    pub max_label_sets: usize,
+    /// Seconds without a token after which a pair's series are removed.
+    pub label_idle_seconds: u64,
+
+    /// Compared tokens below which the verdict is `insufficient`.
+    pub verdict_min_tokens: u64,
+    /// Mean |d| in nats above which the verdict is `suspect`.
+    pub verdict_mae_suspect_nats: f64,
+    /// Mean |d| in nats above which the verdict is `divergent`.
+    pub verdict_mae_divergent_nats: f64,
+    /// Mean k3 in nats above which the verdict is `suspect`.
+    pub verdict_kl_k3_suspect_nats: f64,
+    /// Mean k3 in nats above which the verdict is `divergent`.
+    pub verdict_kl_k3_divergent_nats: f64,
+
+    /// Seconds in which everything admitted is answered after SIGTERM.
+    pub drain_seconds: u64,
+    /// Format of the log on stderr.
+    pub log_format: LogFormat,
+    /// Serve without API keys on an address that is not loopback.
+    pub no_auth: bool,
+    /// File with one API key a line; `None` (an empty string) = no keys.
+    #[serde(with = "empty_is_none")]
+    pub api_key_file: Option<PathBuf>,
+}
+
+/// Where the reference runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The best device of this build.
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+/// Number format of weights and computations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32,
+}
+
+/// Format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let levels = VerdictLevels::default();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            model: None,
+            policy_version: None,
+            device: Device::Auto,
+            dtype: Dtype::F32,
+            head_dtype: Dtype::F32,
+            threads: 0,
+            max_queue_tokens: 1_048_576,
+            max_batch_tokens: 8192,
+            max_batch_sequences: 256,
+            max_sequence_tokens: 0,
+            max_body_bytes: 32 * 1024 * 1024,
+            max_sequences_per_request: 1024,
+            window_seconds: 300,
+            window_slices: 60,
+            max_label_sets: 200,
+            label_idle_seconds: 3600,
+            verdict_min_tokens: levels.min_tokens,
+            verdict_mae_suspect_nats: levels.mae_suspect,
+            verdict_mae_divergent_nats: levels.mae_divergent,
+            verdict_kl_k3_suspect_nats: levels.kl_k3_suspect,
+            verdict_kl_k3_divergent_nats: levels.kl_k3_divergent,
+            drain_seconds: 30,
+            log_format: LogFormat::Text,
+            no_auth: false,
+            api_key_file: None,
+        }
+    }
+}
+
+impl Config {
+    /// All keys and their values, as a file that [`Config::load`] reads.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold, such as a path that is not UTF-8.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+
+    /// The scheduler's part.
+    #[must_use]
+    pub fn scheduler(&self) -> SchedulerConfig {
+        SchedulerConfig {
+            max_queue_tokens: self.max_queue_tokens,
+            max_batch_tokens: self.max_batch_tokens,
+            max_batch_sequences: self.max_batch_sequences,
+        }
+    }
+
+    /// The monitor's part.
+    #[must_use]
+    pub fn monitor(&self) -> MonitorConfig {
+        MonitorConfig {
+            window: Duration::from_secs(self.window_seconds),
+            slices: self.window_slices,
+            max_groups: self.max_label_sets,
+            idle_expiry: Duration::from_secs(self.label_idle_seconds),
+        }
+    }
+
+    /// The levels of verdicts.
+    #[must_use]
+    pub fn verdict_levels(&self) -> VerdictLevels {
+        VerdictLevels {
+            min_tokens: self.verdict_min_tokens,
+            mae_suspect: self.verdict_mae_suspect_nats,
+            mae_divergent: self.verdict_mae_divergent_nats,
+            kl_k3_suspect: self.verdict_kl_k3_suspect_nats,
+            kl_k3_divergent: self.verdict_kl_k3_divergent_nats,
+        }
+    }
+}
+
+/// TOML has no null, and a key that can be listed can be explained: an empty string stands for "not set".
+mod empty_is_none {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => value.serialize(serializer),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(super) fn deserialize<'de, T: From<String>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(if text.is_empty() { None } else { Some(text.into()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = include_str!("../../../../config/plumbline.toml");
+
+    #[test]
+    fn the_shipped_file_lists_every_key_with_its_default() {
+        assert_eq!(toml::from_str::<Config>(FILE).unwrap(), Config::default());
+        let listed: toml::Table = toml::from_str(FILE).unwrap();
+        let keys = toml::Table::try_from(Config::default()).unwrap();
+        assert!(keys.keys().eq(listed.keys()), "{keys:?}\n{listed:?}");
+    }
+
+    #[test]
+    fn the_shipped_file_explains_every_key() {
+        let lines: Vec<_> = FILE.lines().collect();
+        for (index, line) in lines.iter().enumerate().filter(|(_, line)| line.contains(" = ") && !line.starts_with('#'))
+        {
+            assert!(index > 0 && lines[index - 1].starts_with("# "), "no explanation above {line}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_loaded() {
+        let config =
+            Config { model: Some("/models/m".into()), threads: 3, log_format: LogFormat::Json, ..Config::default() };
+        assert_eq!(toml::from_str::<Config>(&config.to_toml().unwrap()).unwrap(), config);
+    }
+}

@@ -1,0 +1,243 @@
+//! Every metric name, label, bucket and help text, in one place: dashboards and alert rules are written against it.
+
+use plumbline_divergence::SufficientStatistics;
+
+/// Whose divergence a series describes. Bounded: see `plumbline_divergence::Monitor`.
+pub(super) const GROUP_LABELS: [&str; 3] = ["run", "engine", "model_name"];
+
+/// Durations from a probe to a long batch on a slow machine.
+pub(super) const SECONDS_BUCKETS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+
+/// Tokens of one forward.
+pub(super) const BATCH_TOKENS_BUCKETS: [f64; 13] =
+    [16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0];
+
+/// Sequences of one forward.
+pub(super) const BATCH_SEQUENCES_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Name and help of a metric.
+pub(super) type Described = (&'static str, &'static str);
+
+pub(super) const QUEUE_TOKENS: Described = ("plumbline_queue_tokens", "Tokens that wait to be scored.");
+pub(super) const QUEUE_SEQUENCES: Described = ("plumbline_queue_sequences", "Sequences that wait to be scored.");
+pub(super) const QUEUE_WAIT_SECONDS: Described =
+    ("plumbline_queue_wait_seconds", "Time from a sequence's admission to the start of its batch.");
+pub(super) const BATCH_TOKENS: Described = ("plumbline_batch_tokens", "Tokens of one forward.");
+pub(super) const BATCH_SEQUENCES: Described = ("plumbline_batch_sequences", "Sequences of one forward.");
+pub(super) const BATCHES_FAILED: Described =
+    ("plumbline_batches_failed_total", "Batches that the reference failed to score.");
+pub(super) const BATCH_SPLITS: Described =
+    ("plumbline_batch_splits_total", "Failed batches whose sequences were then scored one by one.");
+pub(super) const FORWARD_SECONDS: Described =
+    ("plumbline_forward_seconds", "Time of one batch in the embedding and the decoder layers.");
+pub(super) const HEAD_SECONDS: Described =
+    ("plumbline_head_seconds", "Time of one batch in the lm_head and the statistics of its rows.");
+pub(super) const CANCELLED_SEQUENCES: Described =
+    ("plumbline_sequences_cancelled_total", "Sequences dropped from the queue because their client left.");
+pub(super) const CANCELLED_TOKENS: Described =
+    ("plumbline_tokens_cancelled_total", "Tokens dropped from the queue because their client left.");
+pub(super) const REQUEST_SECONDS: Described =
+    ("plumbline_request_seconds", "Time from a request's headers to its response, by route and status.");
+pub(super) const REQUESTS_IN_FLIGHT: Described =
+    ("plumbline_requests_in_flight", "Requests to the routes under /v1 that are being answered.");
+pub(super) const REQUESTS_CANCELLED: Described =
+    ("plumbline_requests_cancelled_total", "Requests whose client left before the response.");
+pub(super) const REFERENCE_INFO: Described =
+    ("plumbline_reference_info", "The resident reference; its value is 1 and it is one series.");
+pub(super) const REFERENCE_LABELS: [&str; 5] = ["model_name", "dtype", "head_dtype", "device", "weight_version"];
+pub(super) const BUILD_INFO: Described = ("plumbline_build_info", "The running binary; its value is 1.");
+pub(super) const ABS_LOG_RATIO: Described =
+    ("plumbline_abs_log_ratio_nats", "|d| of compared tokens, d = reference logprob - engine logprob.");
+pub(super) const TOKENS_SKIPPED: Described =
+    ("plumbline_tokens_skipped_total", "Completion tokens that enter no sum, by reason.");
+pub(super) const SEQUENCES: Described = ("plumbline_sequences_total", "Answered sequences by verdict.");
+
+/// A value of its own within a family, beside [`GROUP_LABELS`].
+pub(super) type ExtraLabel = Option<(&'static str, &'static str)>;
+
+/// A gauge over the sliding window. Undefined values (nothing compared, no spread) are NaN: 0 would read as perfect.
+pub(super) struct GaugeSpec {
+    pub(super) name: &'static str,
+    pub(super) label: ExtraLabel,
+    pub(super) help: &'static str,
+    pub(super) value: fn(&SufficientStatistics) -> Option<f64>,
+}
+
+const fn gauge(
+    name: &'static str,
+    label: ExtraLabel,
+    help: &'static str,
+    value: fn(&SufficientStatistics) -> Option<f64>,
+) -> GaugeSpec {
+    GaugeSpec { name, label, help, value }
+}
+
+const KL_HELP: &str =
+    "KL(engine || reference) per token in nats by estimator; reverse_k3 is k3 with -d (sliding window).";
+const OUTSIDE_HELP: &str =
+    "Fraction of tokens whose importance ratio exp(d) lies outside the band, d = reference - engine (sliding window).";
+
+/// The divergence gauges of DESIGN, over the sliding window of each run and engine.
+pub(super) const GAUGES: [GaugeSpec; 19] = [
+    gauge(
+        "plumbline_logprob_mae_nats",
+        None,
+        "Mean |d|, d = reference logprob - engine logprob (sliding window).",
+        |s| s.mae(),
+    ),
+    gauge("plumbline_logprob_rmse_nats", None, "Root mean square of d (sliding window).", |s| s.rmse()),
+    gauge("plumbline_logprob_max_abs_nats", None, "Largest |d| (sliding window).", |s| s.max_abs()),
+    gauge(
+        "plumbline_logprob_pearson",
+        None,
+        "Pearson correlation of engine and reference logprobs (sliding window).",
+        |s| s.pearson_logprob(),
+    ),
+    gauge("plumbline_prob_mae", None, "Mean |p_reference - p_engine| (sliding window).", |s| s.mae_prob()),
+    gauge(
+        "plumbline_prob_pearson",
+        None,
+        "Pearson correlation of engine and reference probabilities (sliding window).",
+        |s| s.pearson_prob(),
+    ),
+    gauge("plumbline_log_ratio_mean_nats", None, "Mean d, signed: reference - engine (sliding window).", |s| {
+        s.log_ratio_mean()
+    }),
+    gauge("plumbline_kl_nats", Some(("estimator", "k1")), KL_HELP, |s| s.kl_k1()),
+    gauge("plumbline_kl_nats", Some(("estimator", "k2")), KL_HELP, |s| s.kl_k2()),
+    gauge("plumbline_kl_nats", Some(("estimator", "k3")), KL_HELP, |s| s.kl_k3()),
+    gauge("plumbline_kl_nats", Some(("estimator", "reverse_k3")), KL_HELP, |s| s.reverse_kl_k3()),
+    gauge("plumbline_mult_prob_error", None, "Mean exp|d|; 1 = equal (sliding window).", |s| s.mult_prob_error()),
+    gauge("plumbline_importance_ratio_mean", None, "Mean exp(d); 1 = unbiased (sliding window).", |s| {
+        s.importance_ratio_mean()
+    }),
+    gauge("plumbline_ess_ratio", None, "Effective sample size as a fraction of the tokens (sliding window).", |s| {
+        s.ess()
+    }),
+    gauge("plumbline_ratio_outside_ratio", Some(("band", "0.9-1.1")), OUTSIDE_HELP, |s| s.ratio_outside_0_9_1_1()),
+    gauge("plumbline_ratio_outside_ratio", Some(("band", "0.5-2")), OUTSIDE_HELP, |s| s.ratio_outside_0_5_2()),
+    gauge("plumbline_ratio_outside_ratio", Some(("band", "0.5-5")), OUTSIDE_HELP, |s| s.ratio_outside_0_5_5()),
+    gauge("plumbline_ratio_outside_ratio", Some(("band", "0.0001-inf")), OUTSIDE_HELP, |s| s.ratio_below_1e_4()),
+    gauge("plumbline_window_tokens", None, "Compared tokens in the sliding window.", |s| Some(s.tokens as f64)),
+];
+
+/// A monotone counter of one sufficient statistic; `field` is its name in `SufficientStatistics::counters`.
+pub(super) struct CounterSpec {
+    pub(super) field: &'static str,
+    pub(super) name: &'static str,
+    pub(super) label: ExtraLabel,
+    pub(super) help: &'static str,
+}
+
+const fn counter(field: &'static str, name: &'static str, help: &'static str) -> CounterSpec {
+    CounterSpec { field, name, label: None, help }
+}
+
+const fn outside(field: &'static str, band: &'static str) -> CounterSpec {
+    CounterSpec {
+        field,
+        name: "plumbline_ratio_outside_tokens_total",
+        label: Some(("band", band)),
+        help: "Tokens whose importance ratio exp(d) lies outside the band, d = reference - engine.",
+    }
+}
+
+/// The sums behind the gauges, from which any window and any number of replicas is exact: `rate` each, then `sum`.
+/// d = reference logprob - engine logprob in nats, rho = exp(d), exponents limited to +-20.
+pub(super) const COUNTERS: [CounterSpec; 46] = [
+    counter("tokens", "plumbline_tokens_scored_total", "Compared tokens."),
+    counter("sequences", "plumbline_sequences_compared_total", "Sequences with at least one compared token."),
+    counter("entropy_tokens", "plumbline_entropy_tokens_total", "Compared tokens with a known entropy."),
+    counter("ranked_tokens", "plumbline_ranked_tokens_total", "Compared tokens with a known rank."),
+    counter("top1", "plumbline_top1_tokens_total", "Compared tokens that are the reference's first choice."),
+    outside("outside_0_9_1_1", "0.9-1.1"),
+    outside("outside_0_5_2", "0.5-2"),
+    outside("outside_0_5_5", "0.5-5"),
+    outside("below_1e_4", "0.0001-inf"),
+    counter("clamped_exponents", "plumbline_clamped_exponents_total", "Exponents that were limited to +-20."),
+    counter(
+        "eos_sequences",
+        "plumbline_eos_sequences_total",
+        "Sequences that ended by an EOS token the reference scored.",
+    ),
+    counter("engine_nll", "plumbline_engine_nll_sum_total", "Sum of -e, the engine's negative logprobs."),
+    counter("reference_nll", "plumbline_reference_nll_sum_total", "Sum of -r, the reference's negative logprobs."),
+    counter("engine_nll_squared", "plumbline_engine_nll_squared_sum_total", "Sum of e^2."),
+    counter("reference_nll_squared", "plumbline_reference_nll_squared_sum_total", "Sum of r^2."),
+    counter("nll_product", "plumbline_nll_product_sum_total", "Sum of e r."),
+    counter("delta_positive", "plumbline_delta_positive_sum_total", "Sum of max(d, 0)."),
+    counter("delta_negative", "plumbline_delta_negative_sum_total", "Sum of max(-d, 0)."),
+    counter("delta_squared", "plumbline_delta_squared_sum_total", "Sum of d^2."),
+    counter("k3", "plumbline_k3_sum_total", "Sum of exp(d) - 1 - d."),
+    counter("reverse_k3", "plumbline_reverse_k3_sum_total", "Sum of exp(-d) - 1 + d."),
+    counter("js", "plumbline_js_sum_total", "Sum of Jensen-Shannon terms in NeMo-RL's form."),
+    counter("mult_prob_error", "plumbline_mult_prob_error_sum_total", "Sum of exp|d|."),
+    counter("importance_ratio", "plumbline_importance_ratio_sum_total", "Sum of rho."),
+    counter("importance_ratio_squared", "plumbline_importance_ratio_squared_sum_total", "Sum of rho^2."),
+    counter("truncated_ratio", "plumbline_truncated_ratio_sum_total", "Sum of min(rho, 2)."),
+    counter("truncated_ratio_squared", "plumbline_truncated_ratio_squared_sum_total", "Sum of min(rho, 2)^2."),
+    counter("chi2_token_positive", "plumbline_chi2_token_positive_sum_total", "Sum of max(rho^2 - 1, 0)."),
+    counter("chi2_token_negative", "plumbline_chi2_token_negative_sum_total", "Sum of max(1 - rho^2, 0)."),
+    counter("engine_prob", "plumbline_engine_prob_sum_total", "Sum of the engine's probabilities."),
+    counter("reference_prob", "plumbline_reference_prob_sum_total", "Sum of the reference's probabilities."),
+    counter(
+        "engine_prob_squared",
+        "plumbline_engine_prob_squared_sum_total",
+        "Sum of the engine's squared probabilities.",
+    ),
+    counter(
+        "reference_prob_squared",
+        "plumbline_reference_prob_squared_sum_total",
+        "Sum of the reference's squared probabilities.",
+    ),
+    counter("prob_product", "plumbline_prob_product_sum_total", "Sum of the products of both probabilities."),
+    counter("prob_delta_positive", "plumbline_prob_delta_positive_sum_total", "Sum of max(p_reference - p_engine, 0)."),
+    counter("prob_delta_negative", "plumbline_prob_delta_negative_sum_total", "Sum of max(p_engine - p_reference, 0)."),
+    counter("prob_delta_squared", "plumbline_prob_delta_squared_sum_total", "Sum of (p_reference - p_engine)^2."),
+    counter(
+        "bernoulli_kl",
+        "plumbline_bernoulli_kl_sum_total",
+        "Sum of KL(Bernoulli(p_reference) || Bernoulli(p_engine)).",
+    ),
+    counter("entropy", "plumbline_entropy_sum_total", "Sum of the entropies of the reference's distributions."),
+    counter("ppl_engine", "plumbline_ppl_engine_sum_total", "Sum over sequences of exp(-mean e)."),
+    counter("ppl_reference", "plumbline_ppl_reference_sum_total", "Sum over sequences of exp(-mean r)."),
+    counter(
+        "log_ppl_diff_positive",
+        "plumbline_log_ppl_diff_positive_sum_total",
+        "Sum over sequences of max(mean e - mean r, 0).",
+    ),
+    counter(
+        "log_ppl_diff_negative",
+        "plumbline_log_ppl_diff_negative_sum_total",
+        "Sum over sequences of max(mean r - mean e, 0).",
+    ),
+    counter(
+        "chi2_sequence_positive",
+        "plumbline_chi2_sequence_positive_sum_total",
+        "Sum over sequences of max(exp(sum d)^2 - 1, 0).",
+    ),
+    counter(
+        "chi2_sequence_negative",
+        "plumbline_chi2_sequence_negative_sum_total",
+        "Sum over sequences of max(1 - exp(sum d)^2, 0).",
+    ),
+    counter(
+        "eos_probability",
+        "plumbline_eos_probability_sum_total",
+        "Sum over sequences ended by EOS of the reference's probability of it.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sufficient_statistic_is_a_counter() {
+        let fields: Vec<_> = SufficientStatistics::default().counters().into_iter().map(|(field, _)| field).collect();
+        let listed: Vec<_> = COUNTERS.iter().map(|spec| spec.field).collect();
+        assert_eq!(listed, fields, "the same, in the same order");
+    }
+}

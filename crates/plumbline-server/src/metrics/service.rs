@@ -1,0 +1,177 @@
+//! How the service itself is doing.
+
+use std::time::Duration;
+
+use plumbline_core::{ModelError, ReferenceInfo};
+use plumbline_scheduler::{BatchObservation, Observer};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+};
+
+use super::names::{self, Described};
+
+/// Metrics of requests, queue, batches and the process.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceMetrics {
+    queue_tokens: IntGauge,
+    queue_sequences: IntGauge,
+    queue_wait_seconds: Histogram,
+    batch_tokens: Histogram,
+    batch_sequences: Histogram,
+    batches_failed: IntCounter,
+    batch_splits: IntCounter,
+    forward_seconds: Histogram,
+    head_seconds: Histogram,
+    cancelled_sequences: IntCounter,
+    cancelled_tokens: IntCounter,
+    request_seconds: HistogramVec,
+    requests_in_flight: IntGauge,
+    requests_cancelled: IntCounter,
+    reference_info: IntGaugeVec,
+}
+
+impl ServiceMetrics {
+    /// Registers everything. `routes` are the known ones, whose series exist from now on.
+    ///
+    /// # Errors
+    /// A name that the registry already has.
+    pub(crate) fn register<'a>(
+        registry: &Registry,
+        routes: impl IntoIterator<Item = &'a str>,
+    ) -> prometheus::Result<Self> {
+        let seconds = |described| histogram(registry, described, &names::SECONDS_BUCKETS);
+        let (name, help) = names::REQUEST_SECONDS;
+        let options = HistogramOpts::new(name, help).buckets(names::SECONDS_BUCKETS.to_vec());
+        let request_seconds = registered(registry, HistogramVec::new(options, &["route", "status"])?)?;
+        for route in routes {
+            request_seconds.get_metric_with_label_values(&[route, "200"])?;
+        }
+        let (name, help) = names::REFERENCE_INFO;
+        let reference_info = registered(registry, IntGaugeVec::new(Opts::new(name, help), &names::REFERENCE_LABELS)?)?;
+        register_build_info(registry)?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self {
+            queue_tokens: gauge(registry, names::QUEUE_TOKENS)?,
+            queue_sequences: gauge(registry, names::QUEUE_SEQUENCES)?,
+            queue_wait_seconds: seconds(names::QUEUE_WAIT_SECONDS)?,
+            batch_tokens: histogram(registry, names::BATCH_TOKENS, &names::BATCH_TOKENS_BUCKETS)?,
+            batch_sequences: histogram(registry, names::BATCH_SEQUENCES, &names::BATCH_SEQUENCES_BUCKETS)?,
+            batches_failed: counter(registry, names::BATCHES_FAILED)?,
+            batch_splits: counter(registry, names::BATCH_SPLITS)?,
+            forward_seconds: seconds(names::FORWARD_SECONDS)?,
+            head_seconds: seconds(names::HEAD_SECONDS)?,
+            cancelled_sequences: counter(registry, names::CANCELLED_SEQUENCES)?,
+            cancelled_tokens: counter(registry, names::CANCELLED_TOKENS)?,
+            request_seconds,
+            requests_in_flight: gauge(registry, names::REQUESTS_IN_FLIGHT)?,
+            requests_cancelled: counter(registry, names::REQUESTS_CANCELLED)?,
+            reference_info,
+        })
+    }
+
+    /// Names the resident reference; the series of an earlier one goes.
+    pub(crate) fn set_reference(&self, info: &ReferenceInfo) {
+        self.reference_info.reset();
+        self.reference_info
+            .with_label_values(&[&info.model, &info.dtype, &info.head_dtype, &info.device, &info.policy_version])
+            .set(1);
+    }
+
+    /// An answered request.
+    pub(crate) fn request(&self, route: &str, status: u16, took: Duration) {
+        self.request_seconds.with_label_values(&[route, &status.to_string()]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request as in flight while the guard lives, and as cancelled if it is dropped unanswered.
+    pub(crate) fn in_flight(&self, counted: bool) -> InFlight {
+        if counted {
+            self.requests_in_flight.inc();
+        }
+        InFlight {
+            gauge: counted.then(|| self.requests_in_flight.clone()),
+            cancelled: Some(self.requests_cancelled.clone()),
+        }
+    }
+}
+
+/// Handlers are dropped, not told, when their client leaves: only a guard sees both ends.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    gauge: Option<IntGauge>,
+    cancelled: Option<IntCounter>,
+}
+
+impl InFlight {
+    /// The request was answered.
+    pub(crate) fn answered(mut self) {
+        self.cancelled = None;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(gauge) = &self.gauge {
+            gauge.dec();
+        }
+        if let Some(cancelled) = &self.cancelled {
+            cancelled.inc();
+        }
+    }
+}
+
+impl Observer for ServiceMetrics {
+    fn queue(&self, tokens: usize, sequences: usize) {
+        self.queue_tokens.set(tokens as i64);
+        self.queue_sequences.set(sequences as i64);
+    }
+
+    fn queue_wait(&self, wait: Duration) {
+        self.queue_wait_seconds.observe(wait.as_secs_f64());
+    }
+
+    fn batch(&self, batch: &BatchObservation) {
+        self.batch_tokens.observe(batch.tokens as f64);
+        self.batch_sequences.observe(batch.sequences as f64);
+        if batch.failed {
+            self.batches_failed.inc();
+        } else {
+            self.forward_seconds.observe(batch.timing.forward.as_secs_f64());
+            self.head_seconds.observe(batch.timing.head.as_secs_f64());
+        }
+    }
+
+    fn cancelled(&self, sequences: usize, tokens: usize) {
+        self.cancelled_sequences.inc_by(sequences as u64);
+        self.cancelled_tokens.inc_by(tokens as u64);
+    }
+
+    fn batch_split(&self, _sequences: usize, _cause: &ModelError) {
+        self.batch_splits.inc();
+    }
+}
+
+fn register_build_info(registry: &Registry) -> prometheus::Result<()> {
+    let (name, help) = names::BUILD_INFO;
+    let info = registered(registry, IntGaugeVec::new(Opts::new(name, help), &["version", "revision"])?)?;
+    let revision = option_env!("BUILD_REVISION").unwrap_or("unknown");
+    info.get_metric_with_label_values(&[env!("CARGO_PKG_VERSION"), revision])?.set(1);
+    Ok(())
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn gauge(registry: &Registry, (name, help): Described) -> prometheus::Result<IntGauge> {
+    registered(registry, IntGauge::new(name, help)?)
+}
+
+fn counter(registry: &Registry, (name, help): Described) -> prometheus::Result<IntCounter> {
+    registered(registry, IntCounter::new(name, help)?)
+}
+
+fn histogram(registry: &Registry, (name, help): Described, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    registered(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+}

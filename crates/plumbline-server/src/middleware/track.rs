@@ -1,0 +1,63 @@
+//! Request id, log line, metrics, and the one place where problems become documents.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument;
+
+use super::PROBES;
+use super::leftover::drain_leftover;
+use super::request_id::{RequestId, X_REQUEST_ID};
+use crate::metrics::ServiceMetrics;
+use crate::problem::Problem;
+
+/// Label of requests that no route matched: their paths are the client's and unbounded.
+const UNMATCHED: &str = "<unmatched>";
+
+/// Tokens that a request made the reference score; put into a response's extensions for the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScoredTokens(pub(crate) usize);
+
+/// Wraps every request.
+pub(crate) async fn track(State(metrics): State<ServiceMetrics>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = RequestId::of(request.headers());
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| UNMATCHED.into(), |path| path.as_str().to_owned());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let in_flight = metrics.in_flight(route.starts_with("/v1/"));
+    let span = tracing::info_span!("request", request_id = %id);
+
+    let mut response = next.run(drain_leftover(request)).instrument(span.clone()).await;
+    let _entered = span.enter();
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if let Some(cause) = &problem.internal {
+            tracing::error!(code = problem.code.as_str(), cause, "request failed");
+        }
+        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        response = problem.render(&path, id.as_str());
+        if let Some(allow) = allow {
+            response.headers_mut().insert(axum::http::header::ALLOW, allow);
+        }
+    }
+    if let Some(value) = id.header_value() {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+
+    let took = started.elapsed();
+    let status = response.status().as_u16();
+    metrics.request(&route, status, took);
+    in_flight.answered();
+    let tokens = response.extensions().get::<ScoredTokens>().map_or(0, |tokens| tokens.0);
+    let ms = took.as_secs_f64() * 1e3;
+    let routine = route == "/metrics" || PROBES.contains(&route.as_str());
+    if routine && response.status().is_success() {
+        tracing::debug!(%method, route, status, ms, tokens, "answered");
+    } else {
+        tracing::info!(%method, route, status, ms, tokens, "answered");
+    }
+    response
+}

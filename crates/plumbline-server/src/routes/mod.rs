@@ -1,0 +1,69 @@
+//! The HTTP surface. Every route is registered together with its description, so the OpenAPI document cannot miss one.
+
+mod docs;
+mod operation;
+mod reference;
+mod verifications;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use axum::{Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::middleware::{ApiKeys, guard, track};
+use crate::problem::{Code, Problem};
+use crate::state::AppState;
+
+/// All routes without their state, and their description.
+pub(crate) fn routes() -> (Router<Arc<AppState>>, OpenApi) {
+    let (router, openapi) = OpenApiRouter::with_openapi(crate::openapi::base())
+        .routes(routes!(verifications::create))
+        .routes(routes!(reference::show))
+        .routes(routes!(operation::livez))
+        .routes(routes!(operation::readyz))
+        .routes(routes!(operation::health))
+        .routes(routes!(operation::metrics))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::swagger_ui))
+        .routes(routes!(docs::index))
+        .split_for_parts();
+    // What belongs to the Swagger UI page: files, no interface.
+    (router.merge(docs::swagger_ui_files()), openapi)
+}
+
+/// The routes with everything that each request passes through.
+pub(crate) fn app(router: Router<Arc<AppState>>, state: &Arc<AppState>, keys: ApiKeys) -> Router {
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(keys, guard))
+        .layer(middleware::from_fn_with_state(state.metrics.clone(), track))
+        .with_state(Arc::clone(state))
+}
+
+async fn not_found(request: Request) -> Problem {
+    Problem::new(Code::NotFound, format!("there is nothing at {}", request.uri().path()))
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("{} does not have {}", request.uri().path(), request.method()))
+}
+
+/// The last resort: a defect must not take the connection with it.
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into());
+    drop(panic);
+    Problem::internal(Code::Internal, "the request failed; see the server's log", &format!("panic: {message}"))
+        .into_response()
+}

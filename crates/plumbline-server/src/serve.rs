@@ -1,0 +1,170 @@
+//! The running service: start, load, serve, drain.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::serve::ListenerExt;
+use plumbline_core::ReferenceModel;
+use plumbline_scheduler::{DrainOutcome, Scheduler, SchedulerState};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::metrics::ServiceMetrics;
+use crate::middleware::ApiKeys;
+use crate::routes;
+use crate::state::AppState;
+
+/// How often the server looks whether the reference still lives.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why the service ended without being told to, or not as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address would be open to everybody.
+    #[error("refusing to serve on {address}: {reason}")]
+    Open {
+        /// The listener's address.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// The file with API keys cannot be used.
+    #[error("cannot use API key file {}: {reason}", path.display())]
+    ApiKeys {
+        /// The file.
+        path: PathBuf,
+        /// Why; never a key.
+        reason: String,
+    },
+    /// The listener or the model thread could not be set up, or accepting connections failed.
+    #[error("cannot serve: {0}")]
+    Io(#[from] io::Error),
+    /// Metrics collide: a defect.
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The OpenAPI document cannot be written: a defect.
+    #[error("cannot describe the API: {0}")]
+    OpenApi(serde_json::Error),
+    /// The reference could not be loaded, or cannot score any more.
+    #[error("the reference failed: {reason}")]
+    Reference {
+        /// What the loader or the model thread said.
+        reason: String,
+    },
+    /// Not everything admitted was answered in time.
+    #[error("drain limit of {limit_seconds} s passed with {unanswered}")]
+    DrainTimedOut {
+        /// The configured limit.
+        limit_seconds: u64,
+        /// What was left.
+        unanswered: String,
+    },
+}
+
+/// Runs the service until `shutdown` resolves, then drains: readiness fails, new work gets 503, everything admitted is
+/// answered, all within `drain_seconds`.
+///
+/// Listens at once; `load` runs on the model's thread while `/livez` and `/readyz` already answer.
+///
+/// # Errors
+/// [`ServerError`]. If the reference cannot be loaded or dies, the service ends instead of living on as a zombie.
+pub async fn serve<L, E, S>(config: Config, listener: TcpListener, load: L, shutdown: S) -> Result<(), ServerError>
+where
+    L: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+    E: Display,
+    S: Future<Output = ()> + Send,
+{
+    let address = listener.local_addr()?;
+    if let Some(reason) = config.refuses(address) {
+        return Err(ServerError::Open { address, reason });
+    }
+    let limit_seconds = config.drain_seconds;
+    let App { state, router, drain } = build(config, load)?;
+
+    let (close, closed) = oneshot::channel::<()>();
+    let listener = listener.tap_io(|stream| {
+        // Answers are small and written whole; a platform that cannot do it is only slower.
+        let _ = stream.set_nodelay(true);
+    });
+    let server = axum::serve(listener, router).with_graceful_shutdown(async {
+        // A dropped sender means that `serve` is over, which closes too.
+        let _ = closed.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+    tracing::info!(%address, "listening");
+
+    tokio::select! {
+        result = &mut server => return result.map_err(io::Error::other)?.map_err(ServerError::Io),
+        error = run(&state) => return Err(error),
+        () = shutdown => {}
+    }
+
+    let deadline = Instant::now() + Duration::from_secs(limit_seconds);
+    tracing::info!(limit_seconds, "draining");
+    // Nobody listens if no handler runs any more; then nobody needs to be told.
+    let _ = drain.send(true);
+    let timed_out = |unanswered| Err(ServerError::DrainTimedOut { limit_seconds, unanswered });
+    if let DrainOutcome::TimedOut { sequences } = state.scheduler.drain(Duration::from_secs(limit_seconds)).await {
+        return timed_out(format!("{sequences} sequences not scored"));
+    }
+    // Everything is scored; what is left is to write the answers.
+    let _ = close.send(());
+    match tokio::time::timeout_at(deadline, server).await {
+        Ok(result) => result.map_err(io::Error::other)?.map_err(ServerError::Io),
+        Err(_) => timed_out("connections whose answers were not taken".into()),
+    }
+}
+
+/// Takes note of the loaded reference and watches it. Returns only with what went wrong.
+async fn run(state: &AppState) -> ServerError {
+    let info = match state.scheduler.ready().await {
+        Ok(info) => info,
+        Err(error) => return ServerError::Reference { reason: error.to_string() },
+    };
+    tracing::info!(model = info.model, policy_version = info.policy_version, device = info.device, "ready");
+    if let Err(error) = state.set_resident(info) {
+        return ServerError::Metrics(error);
+    }
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        if let SchedulerState::Failed { reason } = state.scheduler.state() {
+            return ServerError::Reference { reason: reason.to_string() };
+        }
+    }
+}
+
+/// The parts of a service that is not listening yet.
+pub(crate) struct App {
+    pub(crate) state: Arc<AppState>,
+    pub(crate) router: Router,
+    /// Sending `true` makes handlers refuse new work.
+    pub(crate) drain: watch::Sender<bool>,
+}
+
+/// Puts the service together and starts loading the reference.
+pub(crate) fn build<L, E>(config: Config, load: L) -> Result<App, ServerError>
+where
+    L: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+    E: Display,
+{
+    let keys = config.api_key_file.as_deref().map_or_else(|| Ok(ApiKeys::default()), ApiKeys::read)?;
+    let (router, openapi) = routes::routes();
+    let registry = Registry::new();
+    let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
+    let openapi = Bytes::from(serde_json::to_vec(&openapi).map_err(ServerError::OpenApi)?);
+    let scheduler = Scheduler::start(config.scheduler(), Arc::new(metrics.clone()), load)?;
+    let (drain, draining) = watch::channel(false);
+    let state = Arc::new(AppState::new(config, scheduler, registry, metrics, openapi, draining));
+    let router = routes::app(router, &state, keys);
+    Ok(App { state, router, drain })
+}

@@ -1,0 +1,120 @@
+//! What all handlers share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use plumbline_core::{ModelLimits, ReferenceInfo};
+use plumbline_scheduler::{Scheduler, SchedulerState};
+use prometheus::Registry;
+use tokio::sync::watch;
+
+use crate::body::RequestLimits;
+use crate::config::Config;
+use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
+use crate::problem::{Code, Problem};
+
+/// How soon a client may look again while the reference loads.
+const LOADING_RETRY: Duration = Duration::from_secs(2);
+
+/// How soon a client may try again when this server is going or broken: by then another one should answer.
+const GONE_RETRY: Duration = Duration::from_secs(5);
+
+/// What all handlers share.
+#[derive(Debug)]
+pub(crate) struct AppState {
+    pub(crate) config: Config,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) metrics: ServiceMetrics,
+    /// The OpenAPI document, serialised.
+    pub(crate) openapi: Bytes,
+    /// Turns true when the server starts to drain.
+    pub(crate) drain: watch::Receiver<bool>,
+    registry: Registry,
+    resident: OnceLock<Resident>,
+}
+
+/// What is known once the reference is resident.
+#[derive(Debug)]
+pub(crate) struct Resident {
+    pub(crate) info: Arc<ReferenceInfo>,
+    pub(crate) limits: RequestLimits,
+    pub(crate) divergence: DivergenceMetrics,
+}
+
+impl AppState {
+    pub(crate) fn new(
+        config: Config,
+        scheduler: Scheduler,
+        registry: Registry,
+        metrics: ServiceMetrics,
+        openapi: Bytes,
+        drain: watch::Receiver<bool>,
+    ) -> Self {
+        Self { config, scheduler, metrics, openapi, drain, registry, resident: OnceLock::new() }
+    }
+
+    /// Takes note of the resident reference; from now on the server is ready.
+    ///
+    /// # Errors
+    /// Metrics that are registered already: a defect.
+    pub(crate) fn set_resident(&self, info: Arc<ReferenceInfo>) -> prometheus::Result<()> {
+        let divergence = DivergenceMetrics::register(&self.registry, self.config.monitor(), &info.model)?;
+        self.metrics.set_reference(&info);
+        let max_positions = match self.config.max_sequence_tokens {
+            0 => info.limits.max_positions,
+            configured => configured.min(info.limits.max_positions),
+        };
+        let limits = RequestLimits {
+            model: ModelLimits { max_positions, ..info.limits },
+            max_sequences: self.config.max_sequences_per_request,
+            policy_version: info.policy_version.clone(),
+        };
+        // Set once: the scheduler loads one reference and says so once.
+        let _ = self.resident.set(Resident { info, limits, divergence });
+        Ok(())
+    }
+
+    /// The resident reference, if the server takes work.
+    ///
+    /// # Errors
+    /// 503 with the reason why it does not.
+    pub(crate) fn resident(&self) -> Result<&Resident, Problem> {
+        if *self.drain.borrow() {
+            return Err(draining());
+        }
+        match self.scheduler.state() {
+            SchedulerState::Loading => Err(loading()),
+            SchedulerState::Ready => self.resident.get().ok_or_else(loading),
+            SchedulerState::Draining | SchedulerState::Stopped => Err(draining()),
+            SchedulerState::Failed { reason } => Err(reference_failed(&reason)),
+        }
+    }
+
+    /// Everything that Prometheus scrapes, whatever the state.
+    ///
+    /// # Errors
+    /// Metrics that cannot be encoded: a defect.
+    pub(crate) fn scrape(&self) -> prometheus::Result<Vec<u8>> {
+        match self.resident.get() {
+            Some(resident) => resident.divergence.scrape(),
+            None => encode(&self.registry),
+        }
+    }
+}
+
+/// 503 while the reference loads.
+pub(crate) fn loading() -> Problem {
+    Problem::new(Code::Loading, "the reference is still loading").retry_after(LOADING_RETRY)
+}
+
+/// 503 while the server shuts down.
+pub(crate) fn draining() -> Problem {
+    Problem::new(Code::Draining, "the server is shutting down and takes no new work").retry_after(GONE_RETRY)
+}
+
+/// 503 when the reference cannot score any more.
+pub(crate) fn reference_failed(reason: &str) -> Problem {
+    Problem::internal(Code::ReferenceFailed, "the reference cannot score; see the server's log", reason)
+        .retry_after(GONE_RETRY)
+}

@@ -1,0 +1,222 @@
+//! From scored rollouts to the answer: comparison, metrics, verdicts, and what they add to the counters.
+
+use plumbline_core::{LogprobsMode, ReferenceInfo, Rollout, SkipCounts};
+use plumbline_divergence::{
+    ImportanceWeights, Metrics, SequenceComparison, TokenComparison, VerdictLevels, compare, importance_weights,
+};
+use plumbline_scheduler::{Scored, SequenceOutcome};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::body::{LogprobsModeName, Verification};
+use crate::metrics::Observation;
+use crate::openapi::{MetricsDocument, SkippedDocument};
+use crate::problem::{Code, FieldError, Problem};
+
+/// Printed beside signed numbers.
+const SIGN: &str = "reference_logprob - engine_logprob, in nats";
+
+/// An answer that is ready to be sent, and what it adds to the counters once it is.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) json: Vec<u8>,
+    pub(crate) observation: Observation,
+}
+
+/// Result of a verification.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct VerificationResponse<'a> {
+    /// Id of the verification.
+    #[schema(example = "ver_0197f3c5c8d87e6fa6a1c3e1f0c0a001")]
+    id: String,
+    /// The run, as sent.
+    run: &'a str,
+    /// The engine, as sent.
+    engine: &'a str,
+    /// What scored.
+    reference: ReferenceSummary<'a>,
+    /// The meaning of all logprobs in this answer; null if it differs between sequences.
+    #[schema(value_type = Option<LogprobsModeName>)]
+    logprobs_mode: Option<LogprobsMode>,
+    /// The sign convention of every log ratio.
+    #[schema(example = "reference_logprob - engine_logprob, in nats")]
+    log_ratio_sign: &'static str,
+    /// Pooled over the compared tokens of all sequences.
+    #[schema(value_type = MetricsDocument)]
+    metrics: Metrics,
+    /// Tokens that enter no sum, by reason.
+    #[schema(value_type = SkippedDocument)]
+    skipped: SkipCounts,
+    /// One per sequence, in the order of the request.
+    sequences: Vec<SequenceResponse<'a>>,
+}
+
+/// The resident model that scored.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReferenceSummary<'a> {
+    /// Its name.
+    model: &'a str,
+    /// Version of its weights.
+    policy_version: &'a str,
+    /// dtype of the decoder body.
+    dtype: &'a str,
+    /// dtype in which the lm_head multiplies.
+    head_dtype: &'a str,
+    /// Where it runs.
+    device: &'a str,
+}
+
+/// Result of one sequence.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SequenceResponse<'a> {
+    /// Its id, as sent, or its index.
+    id: &'a str,
+    /// `consistent`, `suspect`, `divergent`, or `insufficient` where too few tokens were compared.
+    #[schema(example = "consistent")]
+    verdict: &'static str,
+    /// Over its compared tokens.
+    #[schema(value_type = MetricsDocument)]
+    metrics: Metrics,
+    /// Tokens that enter no sum, by reason.
+    #[schema(value_type = SkippedDocument)]
+    skipped: SkipCounts,
+    /// What its logprobs mean.
+    #[schema(value_type = LogprobsModeName)]
+    logprobs_mode: LogprobsMode,
+    /// With `include: ["tokens"]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    tokens: Option<TokensResponse>,
+    /// With `include: ["importance_weights"]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ImportanceWeightsDocument>, nullable = false)]
+    importance_weights: Option<ImportanceWeights>,
+}
+
+/// Per-token numbers, one per completion token; null where there is none.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TokensResponse {
+    /// In the mode of the engine's; null for a token without context.
+    reference_logprobs: Vec<Option<f64>>,
+    /// Reference minus engine; null where either is missing or no logprob. Present for masked tokens.
+    log_ratio: Vec<Option<f64>>,
+    /// Of the reference's next-token distribution at temperature 1, in nats.
+    entropy: Vec<Option<f64>>,
+    /// Number of tokens that the reference prefers; 0 = its own first choice.
+    rank: Vec<Option<u32>>,
+}
+
+/// Importance weights, untruncated; exponents are limited to +-20.
+#[derive(ToSchema)]
+#[schema(as = ImportanceWeights)]
+#[expect(dead_code, reason = "describes plumbline_divergence::ImportanceWeights in the OpenAPI document")]
+pub(crate) struct ImportanceWeightsDocument {
+    /// exp(log ratio) of each completion token; null where there is none.
+    token: Vec<Option<f64>>,
+    /// exp(sum of log ratios) over the compared tokens.
+    #[schema(required = true)]
+    sequence: Option<f64>,
+    /// exp(mean of log ratios) over the compared tokens.
+    #[schema(required = true)]
+    geometric: Option<f64>,
+}
+
+/// Compares, measures and serialises. CPU-bound.
+///
+/// # Errors
+/// 500 if the reference failed on a sequence, naming it. Then nothing of the request counts.
+pub(crate) fn answer(
+    verification: &Verification,
+    outcomes: Vec<SequenceOutcome>,
+    resident: &ReferenceInfo,
+    levels: &VerdictLevels,
+) -> Result<Answer, Problem> {
+    let rollouts = &verification.rollouts;
+    let scored = all_scored(rollouts, outcomes)?;
+    let comparisons = rollouts
+        .iter()
+        .zip(&scored)
+        .map(|(rollout, scored)| compare(rollout, &scored.scores, &scored.reference.eos_token_ids))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Problem::internal(Code::Internal, "the reference's scores are unusable", &error))?;
+
+    let mut observation = Observation::default();
+    let mut skipped = SkipCounts::default();
+    let mut sequences = Vec::with_capacity(rollouts.len());
+    for (rollout, comparison) in rollouts.iter().zip(&comparisons) {
+        let metrics = Metrics::of(std::slice::from_ref(comparison));
+        let verdict = levels.judge(&metrics);
+        observation.add(comparison, verdict);
+        skipped.merge(&comparison.skipped);
+        sequences.push(SequenceResponse {
+            id: &rollout.id,
+            verdict: verdict.as_str(),
+            metrics,
+            skipped: comparison.skipped,
+            logprobs_mode: rollout.logprobs_mode,
+            tokens: verification.include_tokens.then(|| TokensResponse::of(comparison)),
+            importance_weights: verification.include_importance_weights.then(|| importance_weights(comparison)),
+        });
+    }
+    // All sequences of one submit were scored by one model; without a sequence there is no request.
+    let reference = scored.first().map_or(resident, |scored| &scored.reference);
+    let response = VerificationResponse {
+        id: format!("ver_{}", Uuid::now_v7().simple()),
+        run: &verification.run,
+        engine: &verification.engine,
+        reference: ReferenceSummary {
+            model: &reference.model,
+            policy_version: &reference.policy_version,
+            dtype: &reference.dtype,
+            head_dtype: &reference.head_dtype,
+            device: &reference.device,
+        },
+        logprobs_mode: common_mode(rollouts),
+        log_ratio_sign: SIGN,
+        metrics: Metrics::of(&comparisons),
+        skipped,
+        sequences,
+    };
+    let json = serde_json::to_vec(&response)
+        .map_err(|error| Problem::internal(Code::Internal, "the answer cannot be serialised", &error))?;
+    Ok(Answer { json, observation })
+}
+
+fn all_scored(rollouts: &[Rollout], outcomes: Vec<SequenceOutcome>) -> Result<Vec<Scored>, Problem> {
+    let mut scored = Vec::with_capacity(outcomes.len());
+    let (mut errors, mut causes) = (Vec::new(), Vec::new());
+    for (index, (rollout, outcome)) in rollouts.iter().zip(outcomes).enumerate() {
+        match outcome {
+            Ok(own) => scored.push(own),
+            Err(cause) => {
+                causes.push(format!("{:?}: {cause}", rollout.id));
+                let detail = format!("sequence {:?} could not be scored", rollout.id);
+                errors.push(FieldError { code: Code::ScoringFailed, pointer: format!("/sequences/{index}"), detail });
+            }
+        }
+    }
+    if errors.is_empty() {
+        return Ok(scored);
+    }
+    Err(Problem { internal: Some(causes.join("; ")), ..Problem::fields(errors) })
+}
+
+fn common_mode(rollouts: &[Rollout]) -> Option<LogprobsMode> {
+    let first = rollouts.first()?.logprobs_mode;
+    rollouts.iter().all(|rollout| rollout.logprobs_mode == first).then_some(first)
+}
+
+impl TokensResponse {
+    fn of(comparison: &SequenceComparison) -> Self {
+        fn each<T>(comparison: &SequenceComparison, value: impl Fn(&TokenComparison) -> Option<T>) -> Vec<Option<T>> {
+            comparison.tokens.iter().map(value).collect()
+        }
+        Self {
+            reference_logprobs: each(comparison, |token| token.reference),
+            log_ratio: each(comparison, TokenComparison::log_ratio),
+            entropy: each(comparison, |token| token.entropy),
+            rank: each(comparison, |token| token.rank),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `plumbline bench score`: the offline rate of the very path that the service uses, from queue to scores.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use plumbline_core::{ReferenceModel, ScoringSequence, TokenId};
+use plumbline_model::{LoadError, LoadOptions, ModelSource};
+use plumbline_scheduler::{BatchObservation, Observer, Scheduler, SchedulerConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::BenchScoreArguments;
+use crate::{memory, reference};
+
+#[derive(Deserialize)]
+struct Line {
+    id: serde_json::Value,
+    prompt_token_ids: Vec<TokenId>,
+    completion_token_ids: Vec<TokenId>,
+}
+
+/// The one line on stdout.
+#[derive(Serialize)]
+struct Report {
+    /// Prompt and completion tokens of all sequences.
+    tokens: usize,
+    scored_tokens: usize,
+    sequences: usize,
+    batches: u64,
+    seconds: f64,
+    tokens_per_second: f64,
+    scored_tokens_per_second: f64,
+    forward_seconds: f64,
+    head_seconds: f64,
+    load_seconds: f64,
+    rss_after_load_bytes: Option<u64>,
+    peak_rss_bytes: Option<u64>,
+    threads: usize,
+    max_batch_tokens: usize,
+    model: String,
+    dtype: String,
+    device: String,
+    random_init: bool,
+}
+
+#[derive(Default)]
+struct Totals {
+    batches: AtomicU64,
+    forward_nanos: AtomicU64,
+    head_nanos: AtomicU64,
+}
+
+impl Observer for Totals {
+    fn batch(&self, batch: &BatchObservation) {
+        self.batches.fetch_add(1, Relaxed);
+        self.forward_nanos.fetch_add(batch.timing.forward.as_nanos() as u64, Relaxed);
+        self.head_nanos.fetch_add(batch.timing.head.as_nanos() as u64, Relaxed);
+    }
+}
+
+pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()> {
+    reference::use_threads(arguments.threads)?;
+    let (ids, sequences) = read_sequences(&arguments.sequences, arguments.all_tokens)?;
+    let tokens = sequences.iter().map(|sequence| sequence.token_ids.len()).sum();
+    let scored_tokens = sequences.iter().map(|sequence| sequence.scored.len()).sum();
+
+    let started = Instant::now();
+    let source = if arguments.random_init { ModelSource::RandomInit } else { ModelSource::Directory };
+    let source = source(arguments.model.clone());
+    let load = move || -> Result<Box<dyn ReferenceModel>, LoadError> {
+        Ok(Box::new(source.load(&LoadOptions { policy_version: "bench".into() })?))
+    };
+    let totals = Arc::new(Totals::default());
+    let config = SchedulerConfig {
+        max_queue_tokens: usize::MAX,
+        max_batch_tokens: arguments.max_batch_tokens,
+        max_batch_sequences: usize::MAX,
+    };
+    let scheduler = Scheduler::start(config, totals.clone(), load).context("cannot start the model thread")?;
+    let info = scheduler.ready().await?;
+    let load_seconds = started.elapsed().as_secs_f64();
+    let rss_after_load_bytes = memory::rss_bytes();
+    check(&ids, &sequences, &info.limits)?;
+
+    let count = sequences.len();
+    let started = Instant::now();
+    let outcomes = scheduler.submit(sequences)?.wait().await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let mut output = arguments.output.as_deref().map(create).transpose()?;
+    for (id, outcome) in ids.iter().zip(outcomes) {
+        let scored = outcome.with_context(|| format!("sequence {id}"))?;
+        if let Some(output) = &mut output {
+            serde_json::to_writer(&mut *output, &serde_json::json!({"id": id, "logprobs": scored.scores.logprobs}))?;
+            output.write_all(b"\n")?;
+        }
+    }
+    if let Some(mut output) = output {
+        output.flush().context("cannot write the output")?;
+    }
+
+    let seconds_of = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed)).as_secs_f64();
+    let report = Report {
+        tokens,
+        scored_tokens,
+        sequences: count,
+        batches: totals.batches.load(Relaxed),
+        seconds,
+        tokens_per_second: tokens as f64 / seconds,
+        scored_tokens_per_second: scored_tokens as f64 / seconds,
+        forward_seconds: seconds_of(&totals.forward_nanos),
+        head_seconds: seconds_of(&totals.head_nanos),
+        load_seconds,
+        rss_after_load_bytes,
+        peak_rss_bytes: memory::peak_rss_bytes(),
+        threads: rayon::current_num_threads(),
+        max_batch_tokens: arguments.max_batch_tokens,
+        model: info.model.clone(),
+        dtype: info.dtype.clone(),
+        device: info.device.clone(),
+        random_init: arguments.random_init,
+    };
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
+    Ok(())
+}
+
+fn read_sequences(path: &Path, all_tokens: bool) -> anyhow::Result<(Vec<serde_json::Value>, Vec<ScoringSequence>)> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let (mut ids, mut sequences) = (Vec::new(), Vec::new());
+    for (number, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let parsed: Line =
+            serde_json::from_str(&line).with_context(|| format!("{} line {}", path.display(), number + 1))?;
+        // Without a prompt the first completion token has no context.
+        let first = if all_tokens { 1 } else { parsed.prompt_token_ids.len().max(1) };
+        let mut token_ids = parsed.prompt_token_ids;
+        token_ids.extend(parsed.completion_token_ids);
+        ids.push(parsed.id);
+        sequences.push(ScoringSequence {
+            scored: first.min(token_ids.len())..token_ids.len(),
+            token_ids,
+            temperature: 1.0,
+        });
+    }
+    ensure!(!sequences.is_empty(), "{} has no sequences", path.display());
+    Ok((ids, sequences))
+}
+
+fn check(
+    ids: &[serde_json::Value],
+    sequences: &[ScoringSequence],
+    limits: &plumbline_core::ModelLimits,
+) -> anyhow::Result<()> {
+    for (id, sequence) in ids.iter().zip(sequences) {
+        if sequence.token_ids.len() > limits.max_positions {
+            bail!(
+                "sequence {id} has {} tokens, the model's limit is {}",
+                sequence.token_ids.len(),
+                limits.max_positions
+            );
+        }
+        if let Some(token) = sequence.token_ids.iter().find(|token| **token as usize >= limits.vocab_size) {
+            bail!("sequence {id}: token id {token} is not below the vocabulary size {}", limits.vocab_size);
+        }
+    }
+    Ok(())
+}
+
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    Ok(BufWriter::new(File::create(path).with_context(|| format!("cannot create {}", path.display()))?))
+}

@@ -1,0 +1,160 @@
+//! Arguments. Every flag of `serve` has its key in the configuration file and its `PLUMBLINE_` variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+/// The independent ruler for engine-versus-trainer log-probabilities.
+#[derive(Debug, Parser)]
+#[command(
+    name = "plumbline",
+    version,
+    about = "The independent ruler for engine-versus-trainer log-probabilities in RL post-training.",
+    after_help = "Exit codes: 0 success; 1 the command failed; 2 wrong command line or configuration.\n\
+                  Logs go to stderr, results to stdout.",
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the service: rollout workers POST, Prometheus scrapes.
+    Serve(ServeArguments),
+    /// See the main job in one command: the real service, the embedded model, recordings of a real vLLM.
+    Demo(DemoArguments),
+    /// Measure this machine.
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
+    /// Check or show the configuration that `serve` would run with.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// Configuration file [default: config/plumbline.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+}
+
+/// Flags that override configuration keys of the same name.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+pub(crate) struct Flags {
+    /// Folder of the reference model: config.json and safetensors [default: the embedded model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Version of the reference's weights, an opaque string
+    #[arg(long, value_name = "V")]
+    policy_version: Option<String>,
+    /// Address and port; anything but loopback needs --api-key-file or --no-auth [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where the reference runs: auto or cpu [default: auto]
+    #[arg(long)]
+    device: Option<String>,
+    /// dtype of the decoder body: f32 [default: f32]
+    #[arg(long)]
+    dtype: Option<String>,
+    /// dtype in which the lm_head multiplies: f32 [default: f32]
+    #[arg(long)]
+    head_dtype: Option<String>,
+    /// Threads of the model's computations; 0 = all cores [default: 0]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Tokens of one forward [default: 8192]
+    #[arg(long, value_name = "N")]
+    max_batch_tokens: Option<usize>,
+    /// Tokens that may wait before requests get 429 [default: 1048576]
+    #[arg(long, value_name = "N")]
+    max_queue_tokens: Option<usize>,
+    /// File with one API key a line; requests then need `Authorization: Bearer KEY`
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Serve without API keys on an address that is not loopback
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    no_auth: Option<bool>,
+    /// Log format: text or json [default: text]
+    #[arg(long)]
+    log_format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// Exit after the table instead of serving until Ctrl-C
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Address and port to serve on [default: a free port on 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Score sequences offline, as fast as the machine allows; prints one JSON line.
+    Score(BenchScoreArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchScoreArguments {
+    /// Folder of the model: config.json and safetensors
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// One JSON object a line: {"id", "prompt_token_ids", "completion_token_ids"}
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) sequences: PathBuf,
+    /// Score prompt tokens too, not only completions
+    #[arg(long)]
+    pub(crate) all_tokens: bool,
+    /// Random weights for DIR/config.json: the speed is real, the scores mean nothing
+    #[arg(long)]
+    pub(crate) random_init: bool,
+    /// Threads of the model's computations; 0 = all cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Tokens of one forward
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = positive)]
+    pub(crate) max_batch_tokens: usize,
+    /// Write {"id", "logprobs"} of every sequence, one a line
+    #[arg(long, value_name = "OUT.jsonl")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Exit 0 if the configuration is valid, else name every bad key and exit 2.
+    Check(ServeArguments),
+    /// Print every key and the value in force, as TOML.
+    Show(ServeArguments),
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

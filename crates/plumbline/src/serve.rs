@@ -1,0 +1,37 @@
+//! `plumbline serve`.
+
+use anyhow::Context;
+use plumbline_server::Config;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::ServeArguments;
+use crate::{logging, reference};
+
+pub(crate) async fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
+    let config = load_config(arguments)?;
+    logging::start(config.log_format, "info")?;
+    reference::use_threads(config.threads)?;
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let load = reference::loader(config.model.clone(), config.policy_version.clone());
+    let shutdown = shutdown_signal()?;
+    plumbline_server::serve(config, listener, load, shutdown).await?;
+    Ok(())
+}
+
+pub(crate) fn load_config(arguments: &ServeArguments) -> anyhow::Result<Config> {
+    Ok(Config::load(arguments.config.as_deref(), std::env::vars_os(), &arguments.flags)?)
+}
+
+/// Completes on SIGTERM or Ctrl-C; from then on they are not caught any more in this future.
+pub(crate) fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,16 @@
+//! Black-box tests: the real binary, as a user runs it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap in a test is a failed test"
+)]
+
+mod bad_input;
+mod commands;
+mod concurrency;
+mod lifecycle;
+mod metrics_page;
+mod recordings;
+mod support;
