@@ -8,6 +8,7 @@
 //! `d_t = r_t - e_t` the log ratio (reference over engine), all in nats.
 
 mod batch;
+mod compute;
 mod reference;
 mod rollout;
 mod sampling;
@@ -16,6 +17,7 @@ mod skip;
 mod validate;
 
 pub use batch::{PackedBatch, ScoringSequence, Segment, Target};
+pub use compute::{ComputeDevice, FloatType};
 pub use reference::{BatchScores, ModelError, ModelLimits, ReferenceInfo, ReferenceModel, ScoreTiming};
 pub use rollout::{Rollout, TokenId};
 pub use sampling::{IrreproducibleMode, LogprobsMode, Sampling};

@@ -34,6 +34,14 @@ pub enum LoadError {
         /// Why.
         source: WeightsError,
     },
+    /// The device cannot be used.
+    #[error("device {device} cannot be used: {reason}")]
+    Device {
+        /// The device that was asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
     /// The configuration is contradictory.
     #[error("{model}: {reason}")]
     Inconsistent {
@@ -56,7 +64,7 @@ pub(crate) fn classify(error: &candle_core::Error) -> ModelError {
 }
 
 /// The innermost message: candle's `Display` appends a backtrace where one was taken.
-fn message(error: &candle_core::Error) -> String {
+pub(crate) fn message(error: &candle_core::Error) -> String {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::WithPath { inner, .. } => message(inner),
         candle_core::Error::Context { inner, context } => format!("{context}: {}", message_of(inner.as_ref())),

@@ -8,6 +8,7 @@
 //!
 //! The only crate that knows candle.
 
+mod compute;
 mod decoder;
 mod error;
 mod load;

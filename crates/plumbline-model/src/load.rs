@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use plumbline_core::{ComputeDevice, FloatType};
 
+use crate::compute;
 use crate::decoder::Decoder;
 use crate::error::LoadError;
 use crate::reference::CandleReference;
@@ -35,10 +36,16 @@ pub struct EmbeddedModel {
 }
 
 /// How to load.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Version of the weights, an opaque string.
     pub policy_version: String,
+    /// Number format of the decoder body.
+    pub dtype: FloatType,
+    /// Number format in which the lm_head multiplies.
+    pub head_dtype: FloatType,
+    /// Where the model lives and computes.
+    pub device: ComputeDevice,
 }
 
 impl ModelSource {
@@ -56,13 +63,15 @@ impl ModelSource {
         }
     }
 
-    /// Loads the model in f32 on the CPU.
+    /// Loads the model.
     ///
     /// # Errors
     /// [`LoadError`] says which file, configuration key or tensor is in the way.
     pub fn load(&self, options: &LoadOptions) -> Result<CandleReference, LoadError> {
         let name = self.name();
-        let (dtype, head_dtype, device) = (DType::F32, DType::F32, Device::Cpu);
+        let (dtype, head_dtype) = (compute::dtype(options.dtype), compute::dtype(options.head_dtype));
+        let device = compute::open(options.device)
+            .map_err(|reason| LoadError::Device { device: options.device.to_string(), reason })?;
         let (config, generation_config) = match self {
             Self::Directory(directory) | Self::RandomInit(directory) => {
                 (read(&directory.join("config.json"))?, read_optional(&directory.join("generation_config.json"))?)

@@ -4,19 +4,27 @@
 
 mod support;
 
-use plumbline_core::ScoringSequence;
+use plumbline_core::{FloatType, ScoringSequence};
 use serde_json::Value;
-use support::{floats, ids, load, max_difference, repository, score};
-
-/// Largest |logprob difference| allowed in f32; weights of standard deviation 0.2 make wrong maths show by far more.
-const TOLERANCE: f64 = 1e-4;
+use support::{floats, ids, load_as, max_difference, repository, score};
 
 #[test]
-fn every_family_agrees_with_f64() {
+fn every_family_agrees_with_f64_in_f32() {
+    // Weights of standard deviation 0.2 make wrong maths show by far more.
+    check(FloatType::F32, 1e-4);
+}
+
+#[test]
+fn every_family_agrees_with_f64_in_f64() {
+    check(FloatType::F64, 1e-9);
+}
+
+/// Scores every variant in `dtype` and compares it with Hugging Face in f64.
+fn check(dtype: FloatType, tolerance: f64) {
     let mut problems = Vec::new();
     for name in variants() {
         let folder = format!("tests/fixtures/models/{name}");
-        let mut model = load(&folder);
+        let mut model = load_as(&folder, dtype);
         let expected: Value =
             serde_json::from_slice(&std::fs::read(repository(&folder).join("expected.json")).unwrap()).unwrap();
         let cases = expected["sequences"].as_array().unwrap();
@@ -26,12 +34,12 @@ fn every_family_agrees_with_f64() {
             .zip(cases)
             .map(|(scores, case)| max_difference(&scores.logprobs, &floats(&case["logprobs"])))
             .fold(0.0, f64::max);
-        println!("{name:24} {difference:.1e}");
-        if difference.is_nan() || difference > TOLERANCE {
+        eprintln!("{name:24} {difference:.1e}");
+        if difference.is_nan() || difference > tolerance {
             problems.push(format!("{name}: {difference:.1e}"));
         }
     }
-    assert!(problems.is_empty(), "over {TOLERANCE:.0e}: {}", problems.join(", "));
+    assert!(problems.is_empty(), "over {tolerance:.0e}: {}", problems.join(", "));
 }
 
 /// Every folder of `tests/fixtures/models`.

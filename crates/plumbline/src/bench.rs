@@ -72,7 +72,7 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
     let source = if arguments.random_init { ModelSource::RandomInit } else { ModelSource::Directory };
     let source = source(arguments.model.clone());
     let load = move || -> Result<Box<dyn ReferenceModel>, LoadError> {
-        Ok(Box::new(source.load(&LoadOptions { policy_version: "bench".into() })?))
+        Ok(Box::new(source.load(&LoadOptions { policy_version: "bench".into(), ..LoadOptions::default() })?))
     };
     let totals = Arc::new(Totals::default());
     let config = SchedulerConfig {

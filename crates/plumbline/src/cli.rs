@@ -61,13 +61,13 @@ pub(crate) struct Flags {
     /// Address and port; anything but loopback needs --api-key-file or --no-auth [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where the reference runs: auto or cpu [default: auto]
+    /// Where the reference runs: auto, cpu, cuda:N, metal [default: auto]
     #[arg(long)]
     device: Option<String>,
-    /// dtype of the decoder body: f32 [default: f32]
+    /// dtype of the decoder body: f32, bf16, f16, f64 [default: f32]
     #[arg(long)]
     dtype: Option<String>,
-    /// dtype in which the lm_head multiplies: f32 [default: f32]
+    /// dtype in which the lm_head multiplies: f32, bf16, f16, f64 [default: f32]
     #[arg(long)]
     head_dtype: Option<String>,
     /// Threads of the model's computations; 0 = all cores [default: 0]

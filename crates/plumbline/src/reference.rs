@@ -1,27 +1,28 @@
 //! The reference model that a configuration asks for.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
 use plumbline_core::ReferenceModel;
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
+use plumbline_server::Config;
 
 use crate::embedded;
 
 /// Version of a model that nobody gave one.
 const UNVERSIONED: &str = "0";
 
-/// What loads the model of a folder, or the embedded one; run on the model thread.
-pub(crate) fn loader(
-    model: Option<PathBuf>,
-    policy_version: Option<String>,
-) -> impl FnOnce() -> Result<Box<dyn ReferenceModel>, LoadError> + Send + 'static {
-    let (source, default_version) = match model {
+/// What loads the configured model, or the embedded one; run on the model thread.
+pub(crate) fn loader(config: &Config) -> impl FnOnce() -> Result<Box<dyn ReferenceModel>, LoadError> + Send + 'static {
+    let (source, default_version) = match config.model.clone() {
         Some(directory) => (ModelSource::Directory(directory), UNVERSIONED),
         None => (ModelSource::Embedded(embedded::MODEL), embedded::POLICY_VERSION),
     };
-    let policy_version = policy_version.unwrap_or_else(|| default_version.into());
-    move || Ok(Box::new(source.load(&LoadOptions { policy_version })?))
+    let options = LoadOptions {
+        policy_version: config.policy_version.clone().unwrap_or_else(|| default_version.into()),
+        dtype: config.dtype,
+        head_dtype: config.head_dtype,
+        device: config.device,
+    };
+    move || Ok(Box::new(source.load(&options)?))
 }
 
 /// Sizes the thread pool of the model's computations; 0 = all cores.

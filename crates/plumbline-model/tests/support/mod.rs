@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use plumbline_core::{PackedBatch, ReferenceModel, ScoringSequence, TokenScores};
+use plumbline_core::{FloatType, PackedBatch, ReferenceModel, ScoringSequence, TokenScores};
 use plumbline_model::{CandleReference, LoadOptions, ModelSource};
 use serde_json::Value;
 
@@ -13,7 +13,12 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 }
 
 pub(crate) fn load(folder: &str) -> CandleReference {
-    ModelSource::Directory(repository(folder)).load(&LoadOptions { policy_version: "test".into() }).unwrap()
+    load_as(folder, FloatType::F32)
+}
+
+pub(crate) fn load_as(folder: &str, dtype: FloatType) -> CandleReference {
+    let options = LoadOptions { policy_version: "test".into(), dtype, head_dtype: dtype, ..LoadOptions::default() };
+    ModelSource::Directory(repository(folder)).load(&options).unwrap()
 }
 
 pub(crate) fn tiny() -> CandleReference {

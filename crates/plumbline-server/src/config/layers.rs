@@ -201,7 +201,9 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::config::{Device, LogFormat};
+    use plumbline_core::ComputeDevice;
+
+    use crate::config::LogFormat;
 
     #[derive(Default, Serialize)]
     struct Flags {
@@ -263,19 +265,19 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!((config.verdict_mae_suspect_nats, config.verdict_mae_divergent_nats), (0.02, 1.0));
         assert_eq!(config.model.as_deref(), Some(Path::new("/m")));
-        assert_eq!(config.device, Device::Auto);
+        assert_eq!(config.device, ComputeDevice::Auto);
     }
 
     #[test]
     fn every_bad_key_is_named_with_value_source_and_reason() {
-        let text = "threads = \"many\"\nthraeds = 4\nmax_batch_tokens = -5\ndtype = \"bf16\"\n[server]\nport = 1";
+        let text = "threads = \"many\"\nthraeds = 4\nmax_batch_tokens = -5\ndtype = \"int3\"\n[server]\nport = 1";
         let variables = [("PLUMBLINE_LISTENN", "x"), ("PLUMBLINE_NO_AUTH", "maybe"), ("PLUMBLINE_LISTEN", "localhost")];
-        let flags = Flags { device: Some("cuda".into()), ..Flags::default() };
+        let flags = Flags { device: Some("gpu".into()), ..Flags::default() };
         let mut found = problems("bad", text, &variables, &flags);
         found.sort();
         let expected = [
-            "device = \"cuda\" (flag --device): not supported, use auto or cpu",
-            "dtype = \"bf16\" (FILE): not supported, use f32",
+            "device = \"gpu\" (flag --device): not supported, use auto, cpu, cuda:N or metal",
+            "dtype = \"int3\" (FILE): not supported, use f32 or bf16 or f16 or f64",
             "listen = \"localhost\" (environment variable PLUMBLINE_LISTEN): invalid socket address syntax",
             "listenn = \"x\" (environment variable PLUMBLINE_LISTENN): unknown key",
             "max_batch_tokens = -5 (FILE): invalid value signed int `-5`, expected usize",

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use plumbline_core::{ComputeDevice, FloatType};
 use plumbline_divergence::{MonitorConfig, VerdictLevels};
 use plumbline_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
@@ -31,11 +32,11 @@ pub struct Config {
     #[serde(with = "empty_is_none")]
     pub policy_version: Option<String>,
     /// Where the reference runs.
-    pub device: Device,
+    pub device: ComputeDevice,
     /// dtype of the decoder body.
-    pub dtype: Dtype,
+    pub dtype: FloatType,
     /// dtype in which the lm_head multiplies.
-    pub head_dtype: Dtype,
+    pub head_dtype: FloatType,
     /// Threads of the model's computations; 0 = all cores.
     pub threads: usize,
 
@@ -83,24 +84,6 @@ pub struct Config {
     pub api_key_file: Option<PathBuf>,
 }
 
-/// Where the reference runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    /// The best device of this build.
-    Auto,
-    /// The CPU.
-    Cpu,
-}
-
-/// Number format of weights and computations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32-bit floats.
-    F32,
-}
-
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,9 +101,9 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             model: None,
             policy_version: None,
-            device: Device::Auto,
-            dtype: Dtype::F32,
-            head_dtype: Dtype::F32,
+            device: ComputeDevice::Auto,
+            dtype: FloatType::F32,
+            head_dtype: FloatType::F32,
             threads: 0,
             max_queue_tokens: 1_048_576,
             max_batch_tokens: 8192,

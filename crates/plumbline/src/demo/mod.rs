@@ -28,7 +28,7 @@ pub(crate) async fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let url = format!("http://{}", listener.local_addr()?);
-    let load = reference::loader(None, None);
+    let load = reference::loader(&config);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(plumbline_server::serve(config, listener, load, async move {
         // A dropped sender means that the demo has ended: stop as well.

@@ -21,9 +21,8 @@ fn layout(config: &mut HfConfig, windows: Windows) -> Result<Layout, ConfigError
     })
 }
 
-/// The factor is kept in f32, as Hugging Face stores it.
 fn scale_embeddings(spec: &mut DecoderSpec) {
-    spec.embedding_multiplier = f64::from((spec.hidden_size as f64).sqrt() as f32);
+    spec.embedding_multiplier = (spec.hidden_size as f64).sqrt();
 }
 
 pub(super) fn gemma(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> {
