@@ -3,9 +3,9 @@
 //! [`Config::load`] turns defaults, a file, the environment and flags into one validated [`Config`]; [`serve`] runs the
 //! service on a listener until it is told to stop, and drains.
 //!
-//! The way of a request: `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to validated
-//! rollouts) -> the scheduler -> `verification` (comparison and answer) -> `metrics`. Errors travel as `problem::Problem`
-//! and become documents in one place.
+//! The way of a request: `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to
+//! validated rollouts) -> the scheduler -> `verification` (comparison and answer) -> `metrics`. Errors travel as
+//! `problem::Problem` and become documents in one place.
 
 mod body;
 pub mod config;

@@ -10,7 +10,8 @@ use crate::problem::{Code, Problem};
 /// Details are cut here: serde quotes the offending value, which can be as long as the body.
 const MAX_DETAIL_CHARS: usize = 300;
 
-/// How serde words its errors, and what they are called here. The texts are serde's only stable interface to their kind.
+/// How serde words its errors, and what they are called here. The texts are serde's only stable interface to their
+/// kind.
 const KINDS: [(&str, Code); 8] = [
     ("missing field", Code::MissingField),
     ("unknown field", Code::UnknownField),

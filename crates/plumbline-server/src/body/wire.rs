@@ -2,10 +2,11 @@
 //! otherwise change what is measured without a word.
 
 use plumbline_core::{LogprobsMode, Sampling, TokenId};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use super::values::{Id, Kept, Logprob, array, optional_array};
+use super::values::{Id, Kept, Logprob, array, optional_array, optional_name};
 
 /// Rollouts to score and compare.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -26,8 +27,9 @@ pub(crate) struct VerificationRequest {
     /// How the engine sampled; missing parameters are neutral.
     #[schema(value_type = Option<SamplingParameters>)]
     pub(crate) sampling: Option<Sampling>,
-    /// What the engine's logprobs mean. Missing = the engine's default; needed for an unknown engine, unless the sampling
-    /// is neutral and all modes coincide.
+    /// What the engine's logprobs mean. Missing = the engine's default; needed for an unknown engine, unless the
+    /// sampling is neutral and all modes coincide.
+    #[serde(default, deserialize_with = "optional_name")]
     #[schema(value_type = Option<LogprobsModeName>)]
     pub(crate) logprobs_mode: Option<LogprobsMode>,
     /// The rollouts.
@@ -53,8 +55,8 @@ pub(crate) struct SequenceRequest {
     #[serde(deserialize_with = "array::<_, Id, _>")]
     #[schema(value_type = Vec<u32>, min_items = 1, example = json!([7, 2]))]
     pub(crate) completion_token_ids: Vec<TokenId>,
-    /// The engine's logprob of each completion token in nats. `null`, NaN, infinities (bare as Python writes them, or as
-    /// strings), sentinels and positive values are counted as skipped.
+    /// The engine's logprob of each completion token in nats. `null`, NaN, infinities (bare as Python writes them, or
+    /// as strings), sentinels and positive values are counted as skipped.
     #[serde(deserialize_with = "array::<_, Logprob, _>")]
     #[schema(value_type = Vec<Option<f64>>, example = json!([-0.5, -1.2]))]
     pub(crate) logprobs: Vec<Option<f64>>,
@@ -71,13 +73,14 @@ pub(crate) struct SequenceRequest {
     #[schema(min_length = 1, max_length = 200)]
     pub(crate) policy_version: Option<String>,
     /// What this sequence's logprobs mean.
+    #[serde(default, deserialize_with = "optional_name")]
     #[schema(value_type = Option<LogprobsModeName>)]
     pub(crate) logprobs_mode: Option<LogprobsMode>,
 }
 
 /// Optional parts of the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub(crate) enum Include {
     /// Per-token numbers.
     Tokens,
@@ -85,6 +88,17 @@ pub(crate) enum Include {
     ImportanceWeights,
     /// Causes of a divergence. Not available in this version: refused with 422.
     Diagnosis,
+}
+
+impl<'de> Deserialize<'de> for Include {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "tokens" => Ok(Self::Tokens),
+            "importance_weights" => Ok(Self::ImportanceWeights),
+            "diagnosis" => Ok(Self::Diagnosis),
+            other => Err(D::Error::unknown_variant(other, &["tokens", "importance_weights", "diagnosis"])),
+        }
+    }
 }
 
 /// Sampling parameters; the defaults are neutral.

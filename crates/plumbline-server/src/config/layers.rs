@@ -22,9 +22,9 @@ const CONFIG_FILE_VARIABLE: &str = "PLUMBLINE_CONFIG";
 impl Config {
     /// Loads and validates the configuration.
     ///
-    /// `path` is the file that was asked for; without one, `PLUMBLINE_CONFIG`, else [`DEFAULT_CONFIG_FILE`] if it exists.
-    /// `environment` is usually [`std::env::vars_os`]. `flags` is a struct (or map) of optional values named like the keys;
-    /// what is `None` was not given.
+    /// `path` is the file that was asked for; without one, `PLUMBLINE_CONFIG`, else [`DEFAULT_CONFIG_FILE`] if it
+    /// exists. `environment` is usually [`std::env::vars_os`]. `flags` is a struct (or map) of optional values named
+    /// like the keys; what is `None` was not given.
     ///
     /// # Errors
     /// [`ConfigError`]; bad keys are all named at once.

@@ -1,7 +1,7 @@
 //! The one validated configuration of the service.
 //!
-//! Layers, later ones win: defaults, the TOML file, `PLUMBLINE_*` variables, command-line flags. `config/plumbline.toml`
-//! lists every key with its default, its unit and an explanation; a test keeps the two equal.
+//! Layers, later ones win: defaults, the TOML file, `PLUMBLINE_*` variables, command-line flags.
+//! `config/plumbline.toml` lists every key with its default, its unit and an explanation; a test keeps the two equal.
 
 mod check;
 mod error;

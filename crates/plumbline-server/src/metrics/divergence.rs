@@ -140,7 +140,8 @@ impl DivergenceMetrics {
     fn expire(&self, monitor: &mut Monitor, now: Duration) {
         for group in monitor.expire(now) {
             tracing::debug!(run = group.run, engine = group.engine, "removing the series of an idle run");
-            // A series that does not exist (a gauge that was never scraped) needs no removal: the results do not matter.
+            // A series that does not exist (a gauge that was never scraped) needs no removal: the results do not
+            // matter.
             for (spec, family) in GAUGES.iter().zip(&self.gauges) {
                 let _ = family.remove_label_values(&self.labels(&group, spec.label));
             }

@@ -1,9 +1,9 @@
 //! The part of a request body that nobody read.
 //!
-//! A request can be answered before its body has arrived (401, 413, 415, 503, ...). Closing the connection at once makes
-//! the kernel reset it, and clients that write everything before they read (most do) see the reset and never the
-//! answer. So the rest of the body is read and thrown away for a while. Clients that sent `Expect: 100-continue` wait for
-//! the answer and are left alone.
+//! A request can be answered before its body has arrived (401, 413, 415, 503, ...). Closing the connection at once
+//! makes the kernel reset it, and clients that write everything before they read (most do) see the reset and never the
+//! answer. So the rest of the body is read and thrown away for a while. Clients that sent `Expect: 100-continue` wait
+//! for the answer and are left alone.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
