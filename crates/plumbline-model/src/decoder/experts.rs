@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::sigmoid;
 
-use super::mlp::Gated;
+use super::gated::Gated;
 use crate::ops::Ops;
 use crate::spec::{ExpertsSpec, RouterScoring, RouterSpec};
 use crate::weights::{Linear, WeightLoader, WeightsError};

@@ -3,8 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use super::experts::Experts;
+use super::gated::Gated;
 use crate::ops::Ops;
-use crate::spec::{Activation, GatedSpec, MlpSpec};
+use crate::spec::{Activation, MlpSpec};
 use crate::weights::{Linear, WeightLoader, WeightsError};
 
 /// A feed-forward part with its weights.
@@ -13,14 +14,6 @@ pub(super) enum Mlp {
     Gated(Gated),
     Plain { up: Linear, down: Linear, activation: Activation },
     Experts(Box<Experts>),
-}
-
-/// `down(act(gate(x)) * up(x))`
-#[derive(Debug)]
-pub(super) struct Gated {
-    gate_up: Linear,
-    down: Linear,
-    activation: Activation,
 }
 
 impl Mlp {
@@ -40,19 +33,5 @@ impl Mlp {
             Self::Plain { up, down, activation } => ops.linear(&ops.activate(&ops.linear(x, up)?, *activation)?, down),
             Self::Experts(experts) => experts.forward(x, ops),
         }
-    }
-}
-
-impl Gated {
-    pub(super) fn load(spec: &GatedSpec, loader: &WeightLoader<'_>) -> std::result::Result<Self, WeightsError> {
-        Ok(Self {
-            gate_up: loader.linear(&spec.gate_up)?,
-            down: loader.linear(&spec.down)?,
-            activation: spec.activation,
-        })
-    }
-
-    pub(super) fn forward(&self, x: &Tensor, ops: &dyn Ops) -> Result<Tensor> {
-        ops.linear(&ops.gated(&ops.linear(x, &self.gate_up)?, self.activation)?, &self.down)
     }
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod gated;
 mod mlp;
 
 use candle_core::{DType, Device, Result, Tensor};
