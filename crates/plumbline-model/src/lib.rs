@@ -4,6 +4,7 @@
 //! - `weights`: checkpoints, and the check that a model uses all of one;
 //! - `ops`: the operations that the forward is written over, the seam for devices;
 //! - `decoder`: the one forward; `rope`: its position tables;
+//! - `text`: tokens' text and the prompts of chats;
 //! - `load` and `reference`: from a folder to a [`plumbline_core::ReferenceModel`].
 //!
 //! The only crate that knows candle.
@@ -16,6 +17,7 @@ mod ops;
 mod reference;
 mod rope;
 mod spec;
+mod text;
 mod weights;
 
 pub use error::LoadError;
@@ -26,4 +28,5 @@ pub use spec::{
     LatentSpec, LayerSpec, MlpSpec, NormKind, NormSpec, ProjectionSpec, QkNormScope, QkNormSpec, RopeScaling, RopeSpec,
     RouterGroups, RouterScoring, RouterSpec, WeightLayout, YarnSpec,
 };
+pub use text::{Chat, ChatTemplate, ChatValue, CivilTime, Piece, TextError, Tokenizer};
 pub use weights::WeightsError;

@@ -16,6 +16,8 @@ use crate::weights::{self, RandomWeights, TensorSource, WeightLoader};
 pub enum ModelSource {
     /// A Hugging Face folder: `config.json` and safetensors, one file or sharded.
     Directory(PathBuf),
+    /// A GGUF file: weights and configuration in one.
+    Gguf(PathBuf),
     /// A model that is part of the binary.
     Embedded(EmbeddedModel),
     /// Random weights for a folder's `config.json`: for measuring throughput, the scores mean nothing.
@@ -40,6 +42,8 @@ pub struct EmbeddedModel {
 pub struct LoadOptions {
     /// Version of the weights, an opaque string.
     pub policy_version: String,
+    /// A PEFT folder whose LoRA adapter is merged into the weights.
+    pub adapter: Option<PathBuf>,
     /// Number format of the decoder body.
     pub dtype: FloatType,
     /// Number format in which the lm_head multiplies.
@@ -49,11 +53,17 @@ pub struct LoadOptions {
 }
 
 impl ModelSource {
+    /// A GGUF file where `path` is a file, else a Hugging Face folder.
+    #[must_use]
+    pub fn from_path(path: PathBuf) -> Self {
+        if path.is_file() { Self::Gguf(path) } else { Self::Directory(path) }
+    }
+
     /// The model's name in answers: the last part of its path.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Self::Directory(path) | Self::RandomInit(path) => {
+            Self::Directory(path) | Self::Gguf(path) | Self::RandomInit(path) => {
                 let named = path.canonicalize().unwrap_or_else(|_| path.clone());
                 named
                     .file_name()
@@ -72,12 +82,7 @@ impl ModelSource {
         let (dtype, head_dtype) = (compute::dtype(options.dtype), compute::dtype(options.head_dtype));
         let device = compute::open(options.device)
             .map_err(|reason| LoadError::Device { device: options.device.to_string(), reason })?;
-        let (config, generation_config) = match self {
-            Self::Directory(directory) | Self::RandomInit(directory) => {
-                (read(&directory.join("config.json"))?, read_optional(&directory.join("generation_config.json"))?)
-            }
-            Self::Embedded(model) => (model.config.to_vec(), model.generation_config.map(<[u8]>::to_vec)),
-        };
+        let Opened { config, generation_config, weights: mut source } = self.open(&name)?;
         let refused = |source| LoadError::Config { model: name.clone(), source };
         let mut spec = DecoderSpec::from_config_json(&config).map_err(refused)?;
         if let Some(json) = generation_config {
@@ -87,16 +92,14 @@ impl ModelSource {
             let reason = format!("eos_token_id {id} is not below vocab_size {}", spec.vocab_size);
             return Err(LoadError::Inconsistent { model: name, reason });
         }
-        let refused = |source| LoadError::Weights { model: name.clone(), source };
-        let source: Box<dyn TensorSource> = match self {
-            Self::Directory(directory) => weights::open_directory(directory).map_err(refused)?,
-            Self::Embedded(model) => weights::open_embedded(model.weights).map_err(refused)?,
-            Self::RandomInit(_) => Box::new(RandomWeights::new()),
-        };
+        let refused_weights = |source| LoadError::Weights { model: name.clone(), source };
+        if let Some(adapter) = &options.adapter {
+            source = weights::merge_adapter(source, adapter, &spec).map_err(refused_weights)?;
+        }
         let (tied, prefix, without_use) =
             (spec.head.weight.is_none(), spec.base_prefix.clone(), spec.ignorable_tensors.clone());
         let loader = WeightLoader::new(source.as_ref(), &prefix, dtype, &device);
-        let decoder = Decoder::load(spec, &loader, dtype, head_dtype, &device).map_err(refused)?;
+        let decoder = Decoder::load(spec, &loader, dtype, head_dtype, &device).map_err(refused_weights)?;
         // Buffers that older checkpoints stored, and the copy of a tied head: both carry nothing of their own.
         let ignorable = |tensor: &str| {
             tensor.ends_with("rotary_emb.inv_freq")
@@ -106,7 +109,7 @@ impl ModelSource {
                     None => tensor.ends_with(part.as_str()),
                 })
         };
-        let parameters = loader.finish(ignorable).map_err(refused)?;
+        let parameters = loader.finish(ignorable).map_err(refused_weights)?;
         Ok(CandleReference::new(
             decoder,
             name.clone(),
@@ -116,6 +119,39 @@ impl ModelSource {
             parameters,
         ))
     }
+
+    /// Opens the files without reading any weight.
+    fn open(&self, name: &str) -> Result<Opened, LoadError> {
+        let refused = |source| LoadError::Weights { model: name.into(), source };
+        Ok(match self {
+            Self::Directory(directory) => Opened {
+                config: read(&directory.join("config.json"))?,
+                generation_config: read_optional(&directory.join("generation_config.json"))?,
+                weights: weights::open_directory(directory).map_err(refused)?,
+            },
+            Self::Gguf(path) => {
+                let (weights, config) = weights::open_gguf(path).map_err(refused)?;
+                Opened { config, generation_config: None, weights }
+            }
+            Self::Embedded(model) => Opened {
+                config: model.config.to_vec(),
+                generation_config: model.generation_config.map(<[u8]>::to_vec),
+                weights: weights::open_embedded(model.weights).map_err(refused)?,
+            },
+            Self::RandomInit(directory) => Opened {
+                config: read(&directory.join("config.json"))?,
+                generation_config: read_optional(&directory.join("generation_config.json"))?,
+                weights: Box::new(RandomWeights::new()),
+            },
+        })
+    }
+}
+
+/// The files of a model.
+struct Opened {
+    config: Vec<u8>,
+    generation_config: Option<Vec<u8>>,
+    weights: Box<dyn TensorSource>,
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {

@@ -69,8 +69,8 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
     let scored_tokens = sequences.iter().map(|sequence| sequence.scored.len()).sum();
 
     let started = Instant::now();
-    let source = if arguments.random_init { ModelSource::RandomInit } else { ModelSource::Directory };
-    let source = source(arguments.model.clone());
+    let model = arguments.model.clone();
+    let source = if arguments.random_init { ModelSource::RandomInit(model) } else { ModelSource::from_path(model) };
     let load = move || -> Result<Box<dyn ReferenceModel>, LoadError> {
         Ok(Box::new(source.load(&LoadOptions { policy_version: "bench".into(), ..LoadOptions::default() })?))
     };

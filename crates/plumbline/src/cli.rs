@@ -52,9 +52,12 @@ pub(crate) struct ServeArguments {
 /// Flags that override configuration keys of the same name.
 #[derive(Clone, Debug, Default, Args, Serialize)]
 pub(crate) struct Flags {
-    /// Folder of the reference model: config.json and safetensors [default: the embedded model]
-    #[arg(long, value_name = "DIR")]
+    /// The reference model: a folder with config.json and safetensors, or a GGUF file [default: the embedded model]
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     model: Option<PathBuf>,
+    /// PEFT folder of a LoRA adapter to merge into the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Version of the reference's weights, an opaque string
     #[arg(long, value_name = "V")]
     policy_version: Option<String>,
@@ -108,8 +111,8 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchScoreArguments {
-    /// Folder of the model: config.json and safetensors
-    #[arg(long, value_name = "DIR")]
+    /// The model: a folder with config.json and safetensors, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub(crate) model: PathBuf,
     /// One JSON object a line: {"id", "prompt_token_ids", "completion_token_ids"}
     #[arg(long, value_name = "FILE.jsonl")]

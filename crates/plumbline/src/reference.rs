@@ -13,11 +13,12 @@ const UNVERSIONED: &str = "0";
 /// What loads the configured model, or the embedded one; run on the model thread.
 pub(crate) fn loader(config: &Config) -> impl FnOnce() -> Result<Box<dyn ReferenceModel>, LoadError> + Send + 'static {
     let (source, default_version) = match config.model.clone() {
-        Some(directory) => (ModelSource::Directory(directory), UNVERSIONED),
+        Some(path) => (ModelSource::from_path(path), UNVERSIONED),
         None => (ModelSource::Embedded(embedded::MODEL), embedded::POLICY_VERSION),
     };
     let options = LoadOptions {
         policy_version: config.policy_version.clone().unwrap_or_else(|| default_version.into()),
+        adapter: config.adapter.clone(),
         dtype: config.dtype,
         head_dtype: config.head_dtype,
         device: config.device,

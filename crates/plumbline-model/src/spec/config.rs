@@ -57,6 +57,7 @@ pub enum ConfigError {
 const NEUTRAL_KEYS: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_model_name_or_path",
     "_name_or_path",
     "architectures",
     "attention_dropout",
@@ -95,10 +96,14 @@ const NEUTRAL_KEYS: &[&str] = &[
     "task_specific_params",
     "torch_dtype",
     "transformers_version",
+    "unk_token_id",
     "unsloth_fixed",
     "unsloth_version",
     "use_cache",
 ];
+
+/// Far above every known decoder.
+const MAX_LAYERS: usize = 10_000;
 
 /// A JSON object whose keys are taken out as they are read.
 #[derive(Debug)]
@@ -149,6 +154,16 @@ impl HfConfig {
             value.as_u64()?.try_into().ok().filter(|count: &usize| *count > 0)
         })?;
         self.required(key, value)
+    }
+
+    /// The number of layers: a count that a configuration cannot use to make the loader build forever.
+    pub(super) fn layer_count(&mut self, key: &str) -> Result<usize, ConfigError> {
+        match self.count(key)? {
+            layers if layers > MAX_LAYERS => {
+                Err(self.invalid(key, layers, format!("more layers than any decoder has ({MAX_LAYERS})")))
+            }
+            layers => Ok(layers),
+        }
     }
 
     pub(super) fn flag(&mut self, key: &str, default: bool) -> Result<bool, ConfigError> {
@@ -258,5 +273,25 @@ impl HfConfig {
 
     fn key_path(&self, key: &str) -> String {
         if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absurd_number_of_layers_is_refused() {
+        let mut config = HfConfig::parse(br#"{"layers": 1000000000000}"#).unwrap();
+        let error = config.layer_count("layers").unwrap_err();
+        assert!(matches!(&error, ConfigError::Invalid { key, .. } if key == "layers"), "{error}");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_unless_they_are_off_or_neutral() {
+        let finish = |json: &str| HfConfig::parse(json.as_bytes()).unwrap().finish();
+        assert_eq!(finish(r#"{"use_cache": true, "new_feature": false, "other": null, "list": []}"#), Ok(()));
+        let keys = vec!["`new_feature` = 2".to_owned()];
+        assert_eq!(finish(r#"{"new_feature": 2}"#), Err(ConfigError::Unknown { keys }));
     }
 }

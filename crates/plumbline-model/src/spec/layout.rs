@@ -73,7 +73,7 @@ impl Layout {
         let vocab_size = config.count("vocab_size")?;
         let hidden = config.count("hidden_size")?;
         let intermediate = config.count("intermediate_size")?;
-        let layer_count = config.count("num_hidden_layers")?;
+        let layer_count = config.layer_count("num_hidden_layers")?;
         let heads = Heads::read(config, hidden)?;
         let max_positions = config.count("max_position_embeddings")?;
         let eps = config.f64(self.eps_key)?;

@@ -29,7 +29,8 @@ const LISTED_PROBLEMS: usize = 20;
 
 /// Loads tensors and remembers every problem, so that one error can list them all.
 ///
-/// A tensor that does not fit is replaced by zeros until [`WeightLoader::finish`] refuses the checkpoint.
+/// A tensor that does not fit is replaced by one zero that is repeated, and nothing is computed any more, until
+/// [`WeightLoader::finish`] refuses the checkpoint: sizes may be wrong because the configuration is, and may be absurd.
 pub(crate) struct WeightLoader<'a> {
     source: &'a dyn TensorSource,
     /// What the checkpoint leaves out of the names: the base prefix if it is one of the bare decoder.
@@ -79,7 +80,15 @@ impl<'a> WeightLoader<'a> {
                 return Ok(tensor);
             }
         }
-        Tensor::zeros(shape, dtype, self.device).map_err(failed(name))
+        self.placeholder(name, shape, dtype)
+    }
+
+    fn placeholder(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, WeightsError> {
+        Tensor::zeros((), dtype, self.device).and_then(|zero| zero.broadcast_as(shape)).map_err(failed(name))
+    }
+
+    fn has_problems(&self) -> bool {
+        !self.account.borrow().problems.is_empty()
     }
 
     /// The parts of a projection, concatenated along the output, weight as `[out, in]`.
@@ -87,39 +96,33 @@ impl<'a> WeightLoader<'a> {
         let mut weights = Vec::new();
         let mut biases = Vec::new();
         for (name, output) in &spec.parts {
-            let name = format!("{name}.weight");
-            let weight = match spec.layout {
-                WeightLayout::OutIn => self.tensor(&name, &[*output, spec.input])?,
-                WeightLayout::InOut => {
-                    let weight = self.tensor(&name, &[spec.input, *output])?;
-                    weight.t().and_then(|weight| weight.contiguous()).map_err(failed(&name))?
-                }
-                WeightLayout::HeadsInterleaved { heads } => {
-                    let weight = self.tensor(&name, &[*output, spec.input])?;
-                    regroup_heads(&weight, heads).map_err(failed(&name))?
-                }
+            let shape = match spec.layout {
+                WeightLayout::OutIn | WeightLayout::HeadsInterleaved { .. } => [*output, spec.input],
+                WeightLayout::InOut => [spec.input, *output],
             };
-            weights.push(weight);
+            weights.push(self.tensor(&format!("{name}.weight"), &shape)?);
             if spec.bias {
-                let name = name.replace(".weight", ".bias");
-                let bias = self.tensor(&name, &[*output])?;
-                biases.push(match spec.layout {
-                    WeightLayout::HeadsInterleaved { heads } => {
-                        let column = bias.unsqueeze(1).map_err(failed(&name))?;
-                        regroup_heads(&column, heads).and_then(|bias| bias.squeeze(1)).map_err(failed(&name))?
-                    }
-                    WeightLayout::OutIn | WeightLayout::InOut => bias,
-                });
+                biases.push(self.tensor(&format!("{name}.bias"), &[*output])?);
             }
         }
-        let join = |parts: &[Tensor]| match parts {
-            [only] => Ok(only.clone()),
-            parts => Tensor::cat(parts, 0),
-        };
         let name = spec.parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" + ");
+        if self.has_problems() {
+            let outputs = spec.parts.iter().map(|(_, output)| output).sum();
+            return Ok(Linear {
+                weight: self.placeholder(&name, &[outputs, spec.input], self.dtype)?,
+                bias: if spec.bias { Some(self.placeholder(&name, &[outputs], self.dtype)?) } else { None },
+            });
+        }
+        let join = |parts: Vec<Tensor>, layout: fn(WeightLayout, Tensor) -> candle_core::Result<Tensor>| {
+            let parts: Vec<_> = parts.into_iter().map(|part| layout(spec.layout, part)).collect::<Result<_, _>>()?;
+            match parts.as_slice() {
+                [only] => Ok(only.clone()),
+                parts => Tensor::cat(parts, 0),
+            }
+        };
         Ok(Linear {
-            weight: join(&weights).map_err(failed(&name))?,
-            bias: if spec.bias { Some(join(&biases).map_err(failed(&name))?) } else { None },
+            weight: join(weights, WeightLayout::weight).map_err(failed(&name))?,
+            bias: if spec.bias { Some(join(biases, WeightLayout::bias).map_err(failed(&name))?) } else { None },
         })
     }
 
@@ -127,7 +130,7 @@ impl<'a> WeightLoader<'a> {
     pub(crate) fn norm(&self, spec: &NormSpec, shape: &[usize]) -> Result<Norm, WeightsError> {
         let name = format!("{}.weight", spec.name);
         let mut weight = self.tensor(&name, shape)?;
-        if spec.weight_offset != 0.0 {
+        if spec.weight_offset != 0.0 && !self.has_problems() {
             weight = (weight + spec.weight_offset).map_err(failed(&name))?;
         }
         let bias = if spec.bias { Some(self.tensor(&format!("{}.bias", spec.name), shape)?) } else { None };
@@ -139,7 +142,11 @@ impl<'a> WeightLoader<'a> {
         let weights: Vec<Tensor> = (0..heads)
             .map(|head| self.tensor(&format!("{}.norms.{head}.weight", spec.name), &[width]))
             .collect::<Result<_, _>>()?;
-        let weight = Tensor::stack(&weights, 0).map_err(failed(&spec.name))?;
+        let weight = if self.has_problems() {
+            self.placeholder(&spec.name, &[heads, width], self.dtype)?
+        } else {
+            Tensor::stack(&weights, 0).map_err(failed(&spec.name))?
+        };
         Ok(Norm { kind: spec.kind, eps: spec.eps, weight, bias: None })
     }
 
@@ -152,6 +159,7 @@ impl<'a> WeightLoader<'a> {
                 account.problems.push(format!("unexpected: {name}"));
             }
         }
+        account.problems.extend(self.source.unapplied().into_iter().map(|change| format!("unused: {change}")));
         let count = account.problems.len();
         if count == 0 {
             return Ok(account.parameters);
@@ -166,6 +174,25 @@ impl<'a> WeightLoader<'a> {
 
 fn failed(name: &str) -> impl Fn(candle_core::Error) -> WeightsError {
     move |error| WeightsError::Tensor { name: name.into(), reason: error.to_string() }
+}
+
+impl WeightLayout {
+    /// A stored weight as `[out, in]`.
+    fn weight(self, stored: Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::OutIn => Ok(stored),
+            Self::InOut => stored.t()?.contiguous(),
+            Self::HeadsInterleaved { heads } => regroup_heads(&stored, heads),
+        }
+    }
+
+    /// A stored bias as `[out]`.
+    fn bias(self, stored: Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::OutIn | Self::InOut => Ok(stored),
+            Self::HeadsInterleaved { heads } => regroup_heads(&stored.unsqueeze(1)?, heads)?.squeeze(1),
+        }
+    }
 }
 
 /// `[heads * (query, key, value), in]` with the three of a head together, as all queries, all keys, all values.

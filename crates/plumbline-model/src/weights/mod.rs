@@ -1,5 +1,7 @@
 //! Checkpoints: where tensors come from, and the check that a model uses all of them and lacks none.
 
+mod adapter;
+mod gguf;
 mod loader;
 mod mmap;
 mod random;
@@ -12,6 +14,8 @@ use candle_core::{DType, Device, Tensor};
 pub(crate) use loader::{Linear, Norm, WeightLoader};
 pub(crate) use random::RandomWeights;
 use safetensors_file::SafetensorsFile;
+
+use crate::spec::DecoderSpec;
 
 /// Why weights were refused.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,14 @@ pub enum WeightsError {
         /// One entry per tensor.
         problems: Vec<String>,
     },
+    /// An adapter cannot be merged. Every problem is listed.
+    #[error("the adapter {path} does not fit the model: {}", problems.join("; "))]
+    Adapter {
+        /// The adapter's folder.
+        path: PathBuf,
+        /// One entry per key or tensor.
+        problems: Vec<String>,
+    },
     /// The tensor library failed.
     #[error("cannot load tensor {name}: {reason}")]
     Tensor {
@@ -68,6 +80,10 @@ pub(crate) trait TensorSource {
     fn info(&self, name: &str, expected: &[usize]) -> Option<TensorInfo>;
     /// Loads one tensor, whose shape is `shape`, converted to `dtype`.
     fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor, WeightsError>;
+    /// What this source would have changed in tensors that nobody loaded.
+    fn unapplied(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Opens the safetensors of a Hugging Face folder: one file, or the shards that an index names.
@@ -81,6 +97,21 @@ pub(crate) fn open_directory(directory: &Path) -> Result<Box<dyn TensorSource>, 
     } else {
         Err(WeightsError::NoWeights { path: directory.into() })
     }
+}
+
+/// Opens a GGUF file; answers its tensors and the Hugging Face configuration that its metadata amounts to.
+pub(crate) fn open_gguf(path: &Path) -> Result<(Box<dyn TensorSource>, Vec<u8>), WeightsError> {
+    let (file, config) = gguf::GgufFile::open(path)?;
+    Ok((Box::new(file), config))
+}
+
+/// Merges the LoRA adapter of a PEFT folder into the tensors of `base`, which is a checkpoint of `spec`.
+pub(crate) fn merge_adapter(
+    base: Box<dyn TensorSource>,
+    adapter: &Path,
+    spec: &DecoderSpec,
+) -> Result<Box<dyn TensorSource>, WeightsError> {
+    Ok(Box::new(adapter::MergedAdapter::open(base, adapter, spec)?))
 }
 
 /// Reads safetensors that are part of the binary.

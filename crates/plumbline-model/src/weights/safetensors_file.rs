@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
-use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
+use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::{TensorInfo, TensorSource, WeightsError, mmap};
@@ -86,14 +86,11 @@ impl SafetensorsFile {
         let slice = bytes.as_slice();
         // Checks the header and that the tensors cover the rest of the file exactly.
         let (header, metadata): (usize, Metadata) =
-            SafeTensors::read_metadata(slice).map_err(|error| malformed(error.to_string()))?;
+            SafeTensors::read_metadata(slice).map_err(|error| malformed(describe(&error, slice)))?;
         let data = header + size_of::<u64>();
         let file = self.files.len();
         for (name, info) in metadata.tensors() {
             let (begin, end) = info.data_offsets;
-            if data + end > slice.len() {
-                return Err(malformed(format!("the file ends inside tensor `{name}`")));
-            }
             let stored = Stored { file, bytes: data + begin..data + end, dtype: info.dtype, shape: info.shape.clone() };
             if self.tensors.insert(name.clone(), stored).is_some() {
                 return Err(malformed(format!("tensor `{name}` is stored twice")));
@@ -102,6 +99,24 @@ impl SafetensorsFile {
         self.files.push(bytes);
         Ok(())
     }
+}
+
+/// The reason with the tensor's name, which the library leaves out where the file is shorter than its header says.
+fn describe(error: &SafeTensorError, file: &[u8]) -> String {
+    let cut = match error {
+        SafeTensorError::MetadataIncompleteBuffer => first_cut_tensor(file),
+        _ => None,
+    };
+    cut.map_or_else(|| error.to_string(), |name| format!("the file ends inside tensor `{name}`"))
+}
+
+/// The first tensor that ends beyond the file.
+fn first_cut_tensor(file: &[u8]) -> Option<String> {
+    let (size, rest) = file.split_first_chunk()?;
+    let (header, data) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*size)).ok()?)?;
+    let metadata: Metadata = serde_json::from_slice(header).ok()?;
+    let cut = metadata.tensors().into_iter().filter(|(_, info)| info.data_offsets.1 > data.len());
+    cut.min_by_key(|(_, info)| info.data_offsets).map(|(name, _)| name)
 }
 
 impl TensorSource for SafetensorsFile {

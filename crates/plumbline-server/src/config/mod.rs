@@ -25,9 +25,13 @@ pub use self::layers::DEFAULT_CONFIG_FILE;
 pub struct Config {
     /// Address and port to listen on; port 0 picks a free one. Anything but loopback needs API keys or `no_auth`.
     pub listen: SocketAddr,
-    /// Folder of the reference model (`config.json`, safetensors); `None` (an empty string) = the embedded model.
+    /// The reference model: a folder (`config.json`, safetensors) or a GGUF file; `None` (an empty string) = the embedded
+    /// model.
     #[serde(with = "empty_is_none")]
     pub model: Option<PathBuf>,
+    /// PEFT folder of a LoRA adapter that is merged into the model; `None` (an empty string) = none.
+    #[serde(with = "empty_is_none")]
+    pub adapter: Option<PathBuf>,
     /// Version of the reference's weights, an opaque string; `None` (an empty string) = what the model is known as.
     #[serde(with = "empty_is_none")]
     pub policy_version: Option<String>,
@@ -100,6 +104,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             model: None,
+            adapter: None,
             policy_version: None,
             device: ComputeDevice::Auto,
             dtype: FloatType::F32,

@@ -110,7 +110,7 @@ pub(super) fn gpt2(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> {
     };
     let scaled = config.flag("scale_attn_weights", true)?;
     let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
-    let layers = (0..config.count("n_layer")?)
+    let layers = (0..config.layer_count("n_layer")?)
         .map(|index| {
             let names = BlockNames {
                 prefix: format!("transformer.h.{index}."),
@@ -166,7 +166,7 @@ pub(super) fn gpt_neox(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError
     let rope = RopeSpec::from_config(config, hidden / heads, fraction, max_positions)?;
     let parallel = config.flag("use_parallel_residual", true)?;
     let tied = config.flag("tie_word_embeddings", false)?;
-    let layers = (0..config.count("num_hidden_layers")?)
+    let layers = (0..config.layer_count("num_hidden_layers")?)
         .map(|index| {
             let names = BlockNames {
                 prefix: format!("gpt_neox.layers.{index}."),
