@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, json_lines, plumbline, recording, repository};
+use crate::support::{Server, json_lines, plumbline, recording, repository, series};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sigterm_answers_what_was_admitted_and_exits_0() {
@@ -15,16 +15,19 @@ async fn sigterm_answers_what_was_admitted_and_exits_0() {
             tokio::spawn(async move { client.post(url).json(&body).send().await })
         })
         .collect();
-    // The posts are under way once something is in flight.
-    while !server.metrics().await.lines().any(|line| {
-        line.strip_prefix("plumbline_requests_in_flight ").is_some_and(|count| count.parse::<f64>().unwrap() > 1.0)
-    }) {
-        tokio::task::yield_now().await;
-    }
+    // Posts are under way once more than the scrape itself is in flight.
+    let under_way = loop {
+        let in_flight = series(&server.metrics().await, "plumbline_requests_in_flight", &[]) as usize;
+        if in_flight > 1 {
+            break in_flight - 1;
+        }
+    };
     server.signal("TERM");
+    let mut answered = 0;
     for post in posts {
         // Either admitted and answered in full, or refused with a reason: never dropped half-way.
         if let Ok(response) = post.await.unwrap() {
+            answered += 1;
             let status = response.status().as_u16();
             let answer: Value = response.json().await.unwrap();
             match status {
@@ -34,6 +37,7 @@ async fn sigterm_answers_what_was_admitted_and_exits_0() {
             }
         }
     }
+    assert!(answered >= under_way, "{under_way} posts were under way, {answered} were answered");
     assert_eq!(server.exit_status().await.code(), Some(0));
 }
 
