@@ -13,13 +13,15 @@ pub struct ScoringSequence {
     pub scored: Range<usize>,
     /// Softmax temperature of `logprobs_at_temperature`; > 0.
     pub temperature: f64,
+    /// Version of the weights to score with; `None` = the current ones.
+    pub policy_version: Option<String>,
 }
 
 impl ScoringSequence {
-    /// Every token that has context, at temperature 1.
+    /// Every token that has context, at temperature 1, with the current weights.
     #[must_use]
     pub fn all_tokens(token_ids: Vec<TokenId>) -> Self {
-        Self { scored: token_ids.len().min(1)..token_ids.len(), token_ids, temperature: 1.0 }
+        Self { scored: token_ids.len().min(1)..token_ids.len(), token_ids, temperature: 1.0, policy_version: None }
     }
 
     /// Number of tokens that a forward must process: the last scored token is only a target, never an input.
@@ -155,7 +157,7 @@ mod tests {
             let len = ids.len();
             (1..=len, Just(ids), Just(temperature)).prop_map(|(first, token_ids, temperature)| {
                 let end = token_ids.len();
-                ScoringSequence { token_ids, scored: first..end, temperature }
+                ScoringSequence { token_ids, scored: first..end, temperature, policy_version: None }
             })
         });
         prop::collection::vec(one, 0..8)

@@ -15,6 +15,7 @@ mod sampling;
 mod scores;
 mod skip;
 mod validate;
+mod versions;
 
 pub use batch::{PackedBatch, ScoringSequence, Segment, Target};
 pub use compute::{ComputeDevice, FloatType};
@@ -24,3 +25,4 @@ pub use sampling::{IrreproducibleMode, LogprobsMode, Sampling};
 pub use scores::TokenScores;
 pub use skip::{SkipCounts, SkipReason};
 pub use validate::{Violation, ViolationCode};
+pub use versions::VersionSpan;

@@ -55,6 +55,8 @@ pub struct ReferenceInfo {
     pub device: String,
     /// Number of weights.
     pub parameters: u64,
+    /// Memory that the weights take.
+    pub weight_bytes: u64,
     /// Ids that end a sequence, from the model's configuration.
     pub eos_token_ids: Vec<TokenId>,
     /// What it can score.

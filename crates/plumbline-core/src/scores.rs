@@ -1,5 +1,7 @@
 //! What the reference says about one sequence.
 
+use std::ops::Range;
+
 /// Scores of one sequence's scored tokens, struct of arrays, all of the same length and in token order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenScores {
@@ -26,6 +28,18 @@ impl TokenScores {
             rank: Vec::with_capacity(tokens),
             eos_probability: Vec::with_capacity(tokens),
         }
+    }
+
+    /// Appends the tokens of `range` of other scores; what `other` does not have is left out.
+    pub fn extend_from(&mut self, other: &Self, range: Range<usize>) {
+        fn extend<T: Copy>(to: &mut Vec<T>, from: &[T], range: Range<usize>) {
+            to.extend(from.iter().skip(range.start).take(range.len()));
+        }
+        extend(&mut self.logprobs, &other.logprobs, range.clone());
+        extend(&mut self.logprobs_at_temperature, &other.logprobs_at_temperature, range.clone());
+        extend(&mut self.entropy, &other.entropy, range.clone());
+        extend(&mut self.rank, &other.rank, range.clone());
+        extend(&mut self.eos_probability, &other.eos_probability, range);
     }
 
     /// Number of scored tokens.

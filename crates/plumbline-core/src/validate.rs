@@ -1,6 +1,6 @@
 //! What makes a rollout unusable. Found before anything is queued; nothing is repaired.
 
-use crate::{ModelLimits, Rollout};
+use crate::{ModelLimits, Rollout, VersionSpan};
 
 /// One reason why a rollout cannot be scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum ViolationCode {
     InvalidSampling,
     /// A logprobs mode that the reference cannot reproduce.
     IrreproducibleMode,
+    /// Spans of weight versions that are not consecutive or do not cover the completion.
+    InvalidWeightVersions,
 }
 
 impl ViolationCode {
@@ -41,6 +43,7 @@ impl ViolationCode {
             Self::SequenceTooLong => "sequence_too_long",
             Self::InvalidSampling => "invalid_sampling",
             Self::IrreproducibleMode => "irreproducible_logprobs_mode",
+            Self::InvalidWeightVersions => "invalid_weight_versions",
         }
     }
 }
@@ -83,6 +86,9 @@ impl Rollout {
                 report(&format!("/{field}/{index}"), ViolationCode::TokenOutOfVocabulary, detail);
             }
         }
+        if let Some((place, detail)) = broken_spans(&self.weight_versions, completion) {
+            report(&format!("/weight_versions{place}"), ViolationCode::InvalidWeightVersions, detail);
+        }
         for (field, value, reason) in self.sampling.violations() {
             report(&format!("/sampling/{field}"), ViolationCode::InvalidSampling, format!("{value}: {reason}"));
         }
@@ -91,6 +97,28 @@ impl Rollout {
         }
         found
     }
+}
+
+/// Spans of one sequence at most: each version among them costs a forward.
+const MAX_SPANS: usize = 256;
+
+/// Where and why spans do not cover `completion` tokens one after the other.
+fn broken_spans(spans: &[VersionSpan], completion: usize) -> Option<(String, String)> {
+    if spans.len() > MAX_SPANS {
+        return Some((String::new(), format!("has {} spans, the limit is {MAX_SPANS}", spans.len())));
+    }
+    let mut covered = 0;
+    for (index, span) in spans.iter().enumerate() {
+        if span.start != covered {
+            return Some((format!("/{index}/start"), format!("is {}, the span must start at {covered}", span.start)));
+        }
+        if span.end <= span.start {
+            return Some((format!("/{index}/end"), format!("is {}, must be above start {}", span.end, span.start)));
+        }
+        covered = span.end;
+    }
+    let complete = spans.is_empty() || covered == completion;
+    (!complete).then(|| (String::new(), format!("cover {covered} of {completion} completion tokens")))
 }
 
 #[cfg(test)]
@@ -111,6 +139,7 @@ mod tests {
             logprobs_mode: LogprobsMode::Raw,
             finish_reason: None,
             policy_version: None,
+            weight_versions: Vec::new(),
         }
     }
 
@@ -143,6 +172,19 @@ mod tests {
             r.sampling.top_k = 5;
         });
         assert_eq!(irreproducible, one("/logprobs_mode", C::IrreproducibleMode));
+        let span = |start, end| VersionSpan { version: "v".into(), start, end };
+        for (spans, pointer) in [
+            (vec![span(1, 2)], "/weight_versions/0/start"),
+            (vec![span(0, 1), span(1, 1)], "/weight_versions/1/end"),
+            (vec![span(0, 1)], "/weight_versions"),
+            (vec![span(0, 1), span(1, 3)], "/weight_versions"),
+        ] {
+            let rollout = Rollout { weight_versions: spans, ..good() };
+            assert_eq!(codes(&rollout), one(pointer, C::InvalidWeightVersions));
+        }
+        let many = Rollout { weight_versions: vec![span(0, 1); MAX_SPANS + 1], ..good() };
+        assert_eq!(codes(&many), one("/weight_versions", C::InvalidWeightVersions));
+        assert_eq!(codes(&Rollout { weight_versions: vec![span(0, 1), span(1, 2)], ..good() }), []);
         let empty = with(|r| {
             r.completion_token_ids.clear();
             r.logprobs.clear();

@@ -186,6 +186,7 @@ mod tests {
             logprobs_mode: LogprobsMode::Temperature,
             finish_reason: None,
             policy_version: None,
+            weight_versions: Vec::new(),
         }
     }
 

@@ -40,6 +40,8 @@ pub struct EmbeddedModel {
 /// How to load.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
+    /// Name of the model in answers and metrics; `None` = [`ModelSource::name`].
+    pub name: Option<String>,
     /// Version of the weights, an opaque string.
     pub policy_version: String,
     /// A PEFT folder whose LoRA adapter is merged into the weights.
@@ -73,12 +75,12 @@ impl ModelSource {
         }
     }
 
-    /// Loads the model.
+    /// Loads the model, under `options.name` if that is given.
     ///
     /// # Errors
     /// [`LoadError`] says which file, configuration key or tensor is in the way.
     pub fn load(&self, options: &LoadOptions) -> Result<CandleReference, LoadError> {
-        let name = self.name();
+        let name = options.name.clone().unwrap_or_else(|| self.name());
         let (dtype, head_dtype) = (compute::dtype(options.dtype), compute::dtype(options.head_dtype));
         let device = compute::open(options.device)
             .map_err(|reason| LoadError::Device { device: options.device.to_string(), reason })?;
@@ -109,15 +111,14 @@ impl ModelSource {
                     None => tensor.ends_with(part.as_str()),
                 })
         };
-        let parameters = loader.finish(ignorable).map_err(refused_weights)?;
-        Ok(CandleReference::new(
-            decoder,
-            name.clone(),
-            options.policy_version.clone(),
-            (dtype, head_dtype),
-            &device,
-            parameters,
-        ))
+        let mut sizes = loader.finish(ignorable).map_err(refused_weights)?;
+        if tied && head_dtype != dtype {
+            // The head is a copy of the embedding then.
+            let head = decoder.spec().vocab_size * decoder.spec().hidden_size * head_dtype.size_in_bytes();
+            sizes.bytes += head as u64;
+        }
+        let version = options.policy_version.clone();
+        Ok(CandleReference::new(decoder, name.clone(), version, (dtype, head_dtype), &device, sizes))
     }
 
     /// Opens the files without reading any weight.

@@ -10,6 +10,7 @@ use plumbline_core::{
 use crate::decoder::Decoder;
 use crate::error::classify;
 use crate::ops::{GenericOps, Ops, TargetScore};
+use crate::weights::WeightSizes;
 
 /// Memory that the logits of one chunk of rows may take.
 const HEAD_CHUNK_BYTES: usize = 64 << 20;
@@ -30,7 +31,7 @@ impl CandleReference {
         policy_version: String,
         (dtype, head_dtype): (DType, DType),
         device: &Device,
-        parameters: u64,
+        sizes: WeightSizes,
     ) -> Self {
         let spec = decoder.spec();
         let info = ReferenceInfo {
@@ -40,7 +41,8 @@ impl CandleReference {
             dtype: dtype.as_str().into(),
             head_dtype: head_dtype.as_str().into(),
             device: device_name(device),
-            parameters,
+            parameters: sizes.parameters,
+            weight_bytes: sizes.bytes,
             eos_token_ids: spec.eos_token_ids.clone(),
             limits: ModelLimits { vocab_size: spec.vocab_size, max_positions: spec.max_positions },
         };

@@ -1,8 +1,8 @@
-//! Limits of the queue and of a batch.
+//! Limits of the queue, of a batch and of the versions in memory.
 
 use std::io;
 
-/// Limits of the queue and of a batch. All must be above 0.
+/// Limits of the queue, of a batch and of the versions in memory. All but `max_weight_bytes` must be above 0.
 ///
 /// A sequence counts [`ScoringSequence::forward_tokens`](plumbline_core::ScoringSequence::forward_tokens), but at least 1,
 /// so that sequences with nothing to score are bounded too.
@@ -14,6 +14,10 @@ pub struct SchedulerConfig {
     pub max_batch_tokens: usize,
     /// Most sequences of a batch.
     pub max_batch_sequences: usize,
+    /// Versions of the weights that work can ask for, the current one included.
+    pub keep_versions: usize,
+    /// Bytes of all weights in memory, those of a version that is being loaded included; 0 = no limit.
+    pub max_weight_bytes: u64,
 }
 
 impl SchedulerConfig {
@@ -24,6 +28,7 @@ impl SchedulerConfig {
             ("max_queue_tokens", self.max_queue_tokens),
             ("max_batch_tokens", self.max_batch_tokens),
             ("max_batch_sequences", self.max_batch_sequences),
+            ("keep_versions", self.keep_versions),
         ] {
             if value == 0 {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} must be above 0")));

@@ -36,6 +36,14 @@ pub enum SubmitError {
         /// Most tokens that may wait.
         limit: usize,
     },
+    /// A sequence asks for a version of the weights that is not in memory.
+    #[error("sequence {index} was sampled by policy version {policy_version:?}, which is not resident")]
+    VersionUnavailable {
+        /// Which of the submitted sequences.
+        index: usize,
+        /// The version that it asks for.
+        policy_version: String,
+    },
     /// A sequence is longer than the model's positions. Validation should have caught it.
     #[error("sequence {index} has {tokens} tokens, the limit is {limit} (sequences are never truncated)")]
     SequenceTooLong {

@@ -6,10 +6,12 @@
 //! model starts at once with what is there, and while it is busy the next batch grows.
 //!
 //! Rules that callers can rely on:
-//! - First in, first out. The first sequence that does not fit ends a batch, so nothing is ever overtaken or starved.
+//! - First in, first out. The first sequence that does not fit ends a batch, so nothing is ever overtaken or starved, but by
+//!   sequences of the batch's own version of the weights.
 //! - A sequence above the batch budget is scored alone, never truncated and never stuck.
 //! - All sequences of one submit are admitted or none, by the same rule for one sequence and for a group.
 //! - Every admitted sequence is answered exactly once, unless its caller left before it started: then it is never scored.
+//! - Every sequence is scored with the version of the weights that it was admitted for, whatever is loaded meanwhile.
 //! - A failing or panicking forward answers its own batch with an error; the thread goes on.
 //!
 //! Locking: the queue is a `VecDeque` behind a `std` mutex with a condition variable. Critical sections only move entries
@@ -22,14 +24,18 @@ mod model_thread;
 mod observer;
 mod queue;
 mod reply;
+mod residents;
 mod scheduler;
 mod shared;
 mod throughput;
 mod ticket;
+mod update;
 
 pub use config::SchedulerConfig;
 pub use error::{ScoreError, StartError, SubmitError};
 pub use observer::{BatchObservation, NullObserver, Observer};
 pub use reply::{Scored, SequenceOutcome};
+pub use residents::Residents;
 pub use scheduler::{DrainOutcome, Scheduler, SchedulerState};
 pub use ticket::Ticket;
+pub use update::UpdateError;

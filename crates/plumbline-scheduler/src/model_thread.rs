@@ -1,4 +1,4 @@
-//! The one thread that owns the model: load, score batch after batch, end.
+//! The one thread that owns the model and its versions: load, score batch after batch, take new weights, end.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -12,7 +12,7 @@ use plumbline_core::{
 
 use crate::queue::Entry;
 use crate::reply::SequenceOutcome;
-use crate::shared::Shared;
+use crate::shared::{Arrival, Shared, Step};
 use crate::{BatchObservation, SchedulerState, Scored};
 
 /// Body of the thread. Whatever happens, it ends with a final state and nobody waiting.
@@ -26,7 +26,7 @@ where
             tracing::info!(model = %reference.model, device = %reference.device, "the reference model is resident");
             shared.open(Arc::clone(&reference));
             // The model is dropped in here: once the state says so, its memory is free.
-            match catch_panic(|| ModelThread { shared, model, reference }.serve()) {
+            match catch_panic(|| ModelThread { shared, versions: vec![(reference, model)] }.serve()) {
                 Ok(()) => SchedulerState::Stopped,
                 Err(panic) => SchedulerState::Failed { reason: format!("the model thread panicked: {panic}").into() },
             }
@@ -39,7 +39,8 @@ where
     shared.close(last);
 }
 
-fn load_model<F, E>(load: F) -> Result<(Box<dyn ReferenceModel>, Arc<ReferenceInfo>), String>
+/// Loads a model; the reason if that fails or panics.
+pub(crate) fn load_model<F, E>(load: F) -> Result<(Box<dyn ReferenceModel>, Arc<ReferenceInfo>), String>
 where
     F: FnOnce() -> Result<Box<dyn ReferenceModel>, E>,
     E: Display,
@@ -60,14 +61,30 @@ where
 
 struct ModelThread<'a> {
     shared: &'a Shared,
-    model: Box<dyn ReferenceModel>,
-    reference: Arc<ReferenceInfo>,
+    versions: Vec<(Arc<ReferenceInfo>, Box<dyn ReferenceModel>)>,
 }
 
 impl ModelThread<'_> {
     fn serve(&mut self) {
-        while let Some(batch) = self.shared.next_batch() {
-            self.score_batch(batch);
+        while let Some(step) = self.shared.next_step() {
+            match step {
+                Step::Score(batch) => self.score_batch(batch),
+                Step::Install(Arrival { model, info, done }) => {
+                    tracing::info!(policy_version = info.policy_version, "the weights are swapped");
+                    self.versions.push((Arc::clone(&info), model));
+                    self.shared.installed(info);
+                    // Nobody listens any more if the caller left.
+                    let _ = done.send(());
+                }
+                Step::Release(info) => {
+                    // A destructor that panics must not take the other versions with it.
+                    let dropped = catch_panic(|| self.versions.retain(|(version, _)| !Arc::ptr_eq(version, &info)));
+                    if let Err(panic) = dropped {
+                        tracing::error!(%panic, policy_version = info.policy_version, "dropping old weights panicked");
+                    }
+                    self.shared.released(&info);
+                }
+            }
         }
     }
 
@@ -96,9 +113,7 @@ impl ModelThread<'_> {
 
     fn answer(&self, batch: Vec<Entry>, result: Result<Vec<TokenScores>, ModelError>) {
         let outcomes: Vec<SequenceOutcome> = match result {
-            Ok(scores) => {
-                batch.iter().zip(scores).map(|(entry, scores)| self.scored(&entry.sequence, scores)).collect()
-            }
+            Ok(scores) => batch.iter().zip(scores).map(|(entry, scores)| scored(entry, scores)).collect(),
             Err(error) => {
                 tracing::error!(sequences = batch.len(), %error, "a forward failed");
                 vec![Err(error); batch.len()]
@@ -117,7 +132,7 @@ impl ModelThread<'_> {
         // everything else in here is rebuilt for each batch.
         let result = catch_panic(|| {
             let packed = PackedBatch::pack(entries.iter().map(|entry| &entry.sequence));
-            self.model.score(&packed)
+            self.model_of(entries)?.score(&packed)
         });
         let elapsed = started.elapsed();
         let result = match result {
@@ -135,10 +150,20 @@ impl ModelThread<'_> {
         result.map(|scores| scores.sequences)
     }
 
-    fn scored(&self, sequence: &ScoringSequence, scores: TokenScores) -> SequenceOutcome {
-        check_shape(sequence, &scores)?;
-        Ok(Scored { scores, reference: Arc::clone(&self.reference) })
+    /// The model of the version that these entries were admitted for.
+    fn model_of(&mut self, entries: &[Entry]) -> Result<&mut dyn ReferenceModel, ModelError> {
+        let wanted = entries.first().map(|entry| &entry.reference);
+        let found = self.versions.iter_mut().find(|(info, _)| wanted.is_some_and(|wanted| Arc::ptr_eq(info, wanted)));
+        match found {
+            Some((_, model)) => Ok(model.as_mut()),
+            None => Err(ModelError::Device("the version of the weights is no longer in memory".into())),
+        }
     }
+}
+
+fn scored(entry: &Entry, scores: TokenScores) -> SequenceOutcome {
+    check_shape(&entry.sequence, &scores)?;
+    Ok(Scored { scores, reference: Arc::clone(&entry.reference) })
 }
 
 /// Whether one sequence or the size of the batch may be to blame, so that its neighbours need not suffer.

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use plumbline_core::{ModelError, ScoreTiming};
+use plumbline_core::{ModelError, ReferenceInfo, ScoreTiming};
+
+use crate::Residents;
 
 /// Receives what happens, for metrics. Every method does nothing unless it is overridden.
 ///
 /// The methods are called from the model thread and from callers' threads. They must be quick, must not panic and must not
-/// call the scheduler: [`Observer::queue`] runs inside the queue's critical section.
+/// call the scheduler: [`Observer::queue`] and [`Observer::residents`] run inside the queue's critical section.
 pub trait Observer: Send + Sync + 'static {
     /// The waiting work after each change of the queue, in the order of the changes.
     fn queue(&self, tokens: usize, sequences: usize) {
@@ -22,6 +24,16 @@ pub trait Observer: Send + Sync + 'static {
     /// A forward ended.
     fn batch(&self, batch: &BatchObservation) {
         let _ = batch;
+    }
+
+    /// The weights were swapped; `current` is the new version.
+    fn swapped(&self, current: &ReferenceInfo) {
+        let _ = current;
+    }
+
+    /// The versions in memory after each change.
+    fn residents(&self, residents: &Residents) {
+        let _ = residents;
     }
 
     /// The caller of these sequences left before they started; they are never scored.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use plumbline_core::ScoringSequence;
+use plumbline_core::{ReferenceInfo, ScoringSequence};
 
 use crate::reply::{Reply, SequenceOutcome};
 use crate::{SchedulerConfig, ScoreError};
@@ -18,6 +18,8 @@ pub(crate) fn cost(sequence: &ScoringSequence) -> usize {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) sequence: ScoringSequence,
+    /// The version of the weights that it was admitted for.
+    pub(crate) reference: Arc<ReferenceInfo>,
     /// When it was admitted.
     pub(crate) since: Instant,
     tokens: usize,
@@ -67,34 +69,64 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Appends the sequences of one submit and returns the number of its ticket.
-    pub(crate) fn push(&mut self, sequences: Vec<ScoringSequence>, reply: &Arc<Reply>, since: Instant) -> u64 {
+    /// Appends the sequences of one submit, each with its version, and returns the number of its ticket.
+    pub(crate) fn push(
+        &mut self,
+        sequences: Vec<(ScoringSequence, Arc<ReferenceInfo>)>,
+        reply: &Arc<Reply>,
+        since: Instant,
+    ) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        for (index, sequence) in sequences.into_iter().enumerate() {
+        for (index, (sequence, reference)) in sequences.into_iter().enumerate() {
             let tokens = cost(&sequence);
             self.tokens += tokens;
-            self.entries.push_back(Entry { sequence, since, tokens, ticket, index, reply: Arc::clone(reply) });
+            self.entries.push_back(Entry {
+                sequence,
+                reference,
+                since,
+                tokens,
+                ticket,
+                index,
+                reply: Arc::clone(reply),
+            });
         }
         ticket
     }
 
-    /// Takes the next batch from the front; empty only if nothing waits.
+    /// Whether something waits for this version.
+    pub(crate) fn needs(&self, reference: &Arc<ReferenceInfo>) -> bool {
+        self.entries.iter().any(|entry| Arc::ptr_eq(&entry.reference, reference))
+    }
+
+    /// Takes the next batch from the front, all of one version; empty only if nothing waits.
     ///
-    /// The first entry always goes, even above the budget; the first one after it that does not fit ends the batch.
+    /// The first entry always goes, even above the budget; the first one of its version after it that does not fit ends the
+    /// batch. Entries of other versions stay where they are.
     pub(crate) fn take_batch(&mut self, limits: &SchedulerConfig) -> Vec<Entry> {
-        let mut batch = Amount::default();
+        let Some(front) = self.entries.front() else { return Vec::new() };
+        let reference = Arc::clone(&front.reference);
+        let mut amount = Amount::default();
+        let mut end = 0;
         for entry in &self.entries {
-            let full = batch.sequences >= limits.max_batch_sequences
-                || batch.tokens.saturating_add(entry.tokens) > limits.max_batch_tokens;
-            if batch.sequences > 0 && full {
-                break;
+            if Arc::ptr_eq(&entry.reference, &reference) {
+                let full = amount.sequences >= limits.max_batch_sequences
+                    || amount.tokens.saturating_add(entry.tokens) > limits.max_batch_tokens;
+                if amount.sequences > 0 && full {
+                    break;
+                }
+                amount.tokens += entry.tokens;
+                amount.sequences += 1;
             }
-            batch.tokens += entry.tokens;
-            batch.sequences += 1;
+            end += 1;
         }
-        self.tokens -= batch.tokens;
-        self.entries.drain(..batch.sequences).collect()
+        self.tokens -= amount.tokens;
+        let (batch, passed): (Vec<_>, Vec<_>) =
+            self.entries.drain(..end).partition(|entry| Arc::ptr_eq(&entry.reference, &reference));
+        for entry in passed.into_iter().rev() {
+            self.entries.push_front(entry);
+        }
+        batch
     }
 
     /// Removes what still waits of a ticket.
@@ -115,6 +147,9 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
+    use plumbline_core::ModelLimits;
     use proptest::prelude::*;
 
     use super::*;
@@ -123,13 +158,46 @@ mod tests {
         ScoringSequence::all_tokens(vec![0; tokens + 1])
     }
 
+    fn info() -> Arc<ReferenceInfo> {
+        Arc::new(ReferenceInfo {
+            model: "m".into(),
+            family: "f".into(),
+            policy_version: "1".into(),
+            dtype: "f32".into(),
+            head_dtype: "f32".into(),
+            device: "cpu".into(),
+            parameters: 1,
+            weight_bytes: 4,
+            eos_token_ids: Vec::new(),
+            limits: ModelLimits { vocab_size: 1, max_positions: 1 },
+        })
+    }
+
     fn push(queue: &mut Queue, tokens: &[usize]) -> u64 {
+        static ONLY: OnceLock<Arc<ReferenceInfo>> = OnceLock::new();
+        let versions = vec![Arc::clone(ONLY.get_or_init(info)); tokens.len()];
+        push_versions(queue, tokens, &versions)
+    }
+
+    fn push_versions(queue: &mut Queue, tokens: &[usize], versions: &[Arc<ReferenceInfo>]) -> u64 {
         let (reply, _receiver) = Reply::new(tokens.len());
-        queue.push(tokens.iter().copied().map(sequence).collect(), &Arc::new(reply), Instant::now())
+        let sequences = tokens.iter().copied().map(sequence).zip(versions.iter().cloned()).collect();
+        queue.push(sequences, &Arc::new(reply), Instant::now())
+    }
+
+    fn limits(max_batch_tokens: usize, max_batch_sequences: usize) -> SchedulerConfig {
+        let max_queue_tokens = usize::MAX;
+        SchedulerConfig {
+            max_queue_tokens,
+            max_batch_tokens,
+            max_batch_sequences,
+            keep_versions: 1,
+            max_weight_bytes: 0,
+        }
     }
 
     fn batches(queue: &mut Queue, max_batch_tokens: usize, max_batch_sequences: usize) -> Vec<Vec<usize>> {
-        let limits = SchedulerConfig { max_queue_tokens: usize::MAX, max_batch_tokens, max_batch_sequences };
+        let limits = limits(max_batch_tokens, max_batch_sequences);
         std::iter::from_fn(|| (!queue.is_empty()).then(|| queue.take_batch(&limits)))
             .map(|batch| batch.iter().map(|entry| entry.tokens).collect())
             .collect()
@@ -169,7 +237,7 @@ mod tests {
         push(&mut queue, &[1]);
         let second = push(&mut queue, &[2, 3, 4]);
         push(&mut queue, &[5]);
-        let limits = SchedulerConfig { max_queue_tokens: 100, max_batch_tokens: 3, max_batch_sequences: 9 };
+        let limits = limits(3, 9);
         assert_eq!(queue.take_batch(&limits).len(), 2, "the first ticket and a part of the second have started");
         assert_eq!(queue.cancel(second), Amount { tokens: 7, sequences: 2 });
         assert_eq!(queue.cancel(second), Amount::default());
@@ -177,7 +245,43 @@ mod tests {
         assert_eq!(queue.amount(), Amount::default());
     }
 
+    #[test]
+    fn a_batch_is_of_one_version_and_the_others_keep_their_place() {
+        let (old, new) = (info(), info());
+        let mut queue = Queue::default();
+        let versions = [&old, &new, &old, &new, &old].map(Arc::clone);
+        push_versions(&mut queue, &[1, 2, 3, 4, 5], &versions);
+        assert!(queue.needs(&old) && queue.needs(&new) && !queue.needs(&info()));
+        assert_eq!(batches(&mut queue, 8, 10), [vec![1, 3], vec![2, 4], vec![5]]);
+        assert!(!queue.needs(&old) && !queue.needs(&new));
+    }
+
     proptest! {
+        /// Whatever the mix of versions: nothing is lost, the oldest entry is in the next batch, each version in its order.
+        #[test]
+        fn versions_share_the_queue_fairly(
+            mix in prop::collection::vec((1usize..30, 0usize..3), 0..60),
+            max_tokens in 1usize..60,
+        ) {
+            let versions = [info(), info(), info()];
+            let mut queue = Queue::default();
+            let tokens: Vec<usize> = mix.iter().map(|(tokens, _)| *tokens).collect();
+            let own: Vec<_> = mix.iter().map(|(_, version)| Arc::clone(&versions[*version])).collect();
+            push_versions(&mut queue, &tokens, &own);
+            let mut order = Vec::new();
+            while let Some(oldest) = queue.entries.front().map(|entry| entry.index) {
+                let batch = queue.take_batch(&limits(max_tokens, 10));
+                prop_assert_eq!(batch[0].index, oldest);
+                prop_assert!(batch.iter().all(|entry| Arc::ptr_eq(&entry.reference, &batch[0].reference)));
+                order.extend(batch.iter().map(|entry| entry.index));
+            }
+            prop_assert_eq!(queue.amount(), Amount::default());
+            for version in 0..3 {
+                let of_version = |index: &usize| mix[*index].1 == version;
+                prop_assert!(order.iter().copied().filter(of_version).eq((0..mix.len()).filter(of_version)));
+            }
+        }
+
         /// Order is kept, nothing is lost, every batch is within its limits unless it is a single, and none could be longer.
         #[test]
         fn batches_partition_the_queue(

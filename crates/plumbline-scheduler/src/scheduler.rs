@@ -83,10 +83,10 @@ impl Scheduler {
         self.shared().state()
     }
 
-    /// The resident model; `None` until it is loaded.
+    /// The current version of the resident model; `None` until it is loaded.
     #[must_use]
     pub fn reference(&self) -> Option<Arc<ReferenceInfo>> {
-        self.shared().reference().cloned()
+        self.shared().reference()
     }
 
     /// Waits until the model is loaded.
@@ -106,7 +106,7 @@ impl Scheduler {
         }
     }
 
-    /// Admits all sequences or none. Never blocks.
+    /// Admits all sequences or none. Never blocks. Those that name no version are all scored with the same, the current one.
     ///
     /// # Errors
     /// [`SubmitError`]; nothing was admitted then.
@@ -148,7 +148,7 @@ impl Scheduler {
         }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 }

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use plumbline_core::{ReferenceInfo, ScoringSequence};
-use tokio::sync::watch;
+use plumbline_core::{ReferenceInfo, ReferenceModel, ScoringSequence};
+use tokio::sync::{oneshot, watch};
 
 use crate::queue::{Amount, Entry, Queue, cost};
 use crate::reply::Reply;
+use crate::residents::Residents;
 use crate::throughput::Throughput;
 use crate::{Observer, SchedulerConfig, SchedulerState, ScoreError, SubmitError, Ticket};
 
@@ -21,7 +22,10 @@ pub(crate) struct Shared {
     wake: Condvar,
     /// Written only while `work` is locked, so that whoever holds the lock sees a state that stays.
     state: watch::Sender<SchedulerState>,
-    reference: OnceLock<Arc<ReferenceInfo>>,
+    /// Written only while `work` is locked.
+    residents: watch::Sender<Residents>,
+    /// Held by the one update of the weights that runs.
+    pub(crate) updates: Arc<tokio::sync::Mutex<()>>,
     /// Sequences taken from the queue and not answered yet.
     running: AtomicUsize,
 }
@@ -30,6 +34,26 @@ pub(crate) struct Shared {
 struct Work {
     queue: Queue,
     throughput: Throughput,
+    /// A loaded version that the model thread has not taken yet.
+    arrival: Option<Arrival>,
+}
+
+/// A loaded version on its way to the model thread.
+pub(crate) struct Arrival {
+    pub(crate) model: Box<dyn ReferenceModel>,
+    pub(crate) info: Arc<ReferenceInfo>,
+    /// Told when new work is scored with it; dropped if it never will be.
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// What the model thread does next.
+pub(crate) enum Step {
+    /// Score a batch, all of one version.
+    Score(Vec<Entry>),
+    /// Take a new version.
+    Install(Arrival),
+    /// Drop a version that nothing waits for.
+    Release(Arc<ReferenceInfo>),
 }
 
 impl Shared {
@@ -40,7 +64,8 @@ impl Shared {
             work: Mutex::default(),
             wake: Condvar::new(),
             state: watch::Sender::new(SchedulerState::Loading),
-            reference: OnceLock::new(),
+            residents: watch::Sender::default(),
+            updates: Arc::default(),
             running: AtomicUsize::new(0),
         }
     }
@@ -53,8 +78,20 @@ impl Shared {
         self.state.subscribe()
     }
 
-    pub(crate) fn reference(&self) -> Option<&Arc<ReferenceInfo>> {
-        self.reference.get()
+    pub(crate) fn config(&self) -> &SchedulerConfig {
+        &self.config
+    }
+
+    pub(crate) fn reference(&self) -> Option<Arc<ReferenceInfo>> {
+        self.residents.borrow().current().cloned()
+    }
+
+    pub(crate) fn residents(&self) -> Residents {
+        self.residents.borrow().clone()
+    }
+
+    pub(crate) fn watch_residents(&self) -> watch::Receiver<Residents> {
+        self.residents.subscribe()
     }
 
     pub(crate) fn queued(&self) -> Amount {
@@ -71,7 +108,7 @@ impl Shared {
         let count = sequences.len();
         let mut work = self.lock();
         self.check_open()?;
-        self.check_length(&sequences)?;
+        let sequences = self.with_versions(sequences)?;
         let limit = self.config.max_queue_tokens;
         if cost > limit {
             return Err(SubmitError::TooLarge { tokens: cost, limit });
@@ -105,8 +142,8 @@ impl Shared {
 
     /// The model is resident. Does not undo a drain that began during the load.
     pub(crate) fn open(&self, reference: Arc<ReferenceInfo>) {
-        let _work = self.lock();
-        self.reference.get_or_init(|| reference);
+        let work = self.lock();
+        self.change_residents(&work, |residents| residents.add(reference, self.config.keep_versions));
         self.state.send_if_modified(|state| {
             let loading = *state == SchedulerState::Loading;
             if loading {
@@ -116,10 +153,19 @@ impl Shared {
         });
     }
 
-    /// Waits for work and takes the next batch; `None` once the scheduler drains and nothing waits.
-    pub(crate) fn next_batch(&self) -> Option<Vec<Entry>> {
+    /// Waits for something to do; `None` once the scheduler drains and nothing waits.
+    pub(crate) fn next_step(&self) -> Option<Step> {
         let mut work = self.lock();
-        while work.queue.is_empty() {
+        loop {
+            if let Some(idle) = self.residents.borrow().leaving().iter().find(|info| !work.queue.needs(info)) {
+                return Some(Step::Release(Arc::clone(idle)));
+            }
+            if let Some(arrival) = work.arrival.take() {
+                return Some(Step::Install(arrival));
+            }
+            if !work.queue.is_empty() {
+                break;
+            }
             if *self.state.borrow() == SchedulerState::Draining {
                 return None;
             }
@@ -132,7 +178,49 @@ impl Shared {
         for entry in &batch {
             self.observer.queue_wait(entry.since.elapsed());
         }
-        Some(batch)
+        Some(Step::Score(batch))
+    }
+
+    /// Gives the model thread a loaded version; it is dropped if the thread has ended.
+    pub(crate) fn hand_over(&self, arrival: Arrival) {
+        let mut work = self.lock();
+        if matches!(*self.state.borrow(), SchedulerState::Ready | SchedulerState::Draining) {
+            work.arrival = Some(arrival);
+        }
+        drop(work);
+        self.wake.notify_all();
+    }
+
+    /// The model thread has a version, which is the current one from now on.
+    pub(crate) fn installed(&self, info: Arc<ReferenceInfo>) {
+        let work = self.lock();
+        self.change_residents(&work, |residents| residents.add(Arc::clone(&info), self.config.keep_versions));
+        drop(work);
+        self.observer.swapped(&info);
+    }
+
+    /// The model thread has dropped a version.
+    pub(crate) fn released(&self, info: &Arc<ReferenceInfo>) {
+        let work = self.lock();
+        self.change_residents(&work, |residents| residents.left(info));
+    }
+
+    /// Takes out old versions until the rest has at most so many bytes, as far as that goes. What is taken out stays in
+    /// memory until nothing waits for it.
+    pub(crate) fn retire_until(&self, weight_bytes: u64) {
+        let work = self.lock();
+        self.change_residents(&work, |residents| {
+            let kept = |residents: &Residents| residents.kept().iter().map(|info| info.weight_bytes).sum::<u64>();
+            while kept(residents) > weight_bytes && residents.retire_oldest() {}
+        });
+        drop(work);
+        self.wake.notify_all();
+    }
+
+    /// The lock keeps changes, and what the observer hears of them, in order.
+    fn change_residents(&self, _locked: &MutexGuard<'_, Work>, change: impl FnOnce(&mut Residents)) {
+        self.residents.send_modify(change);
+        self.observer.residents(&self.residents.borrow());
     }
 
     /// One more sequence of the running batch needs nothing any more.
@@ -174,9 +262,11 @@ impl Shared {
 
     /// The model thread is at its end: nothing will be scored any more.
     pub(crate) fn close(&self, last: SchedulerState) {
-        let work = self.lock();
+        let mut work = self.lock();
         self.running.store(0, Ordering::Relaxed);
         self.state.send_replace(last);
+        // Dropped without a word, which tells whoever waits for it.
+        let _arrival = work.arrival.take();
         drop(work);
         self.abandon();
     }
@@ -190,16 +280,27 @@ impl Shared {
         }
     }
 
-    fn check_length(&self, sequences: &[ScoringSequence]) -> Result<(), SubmitError> {
-        let Some(reference) = self.reference() else { return Err(SubmitError::Loading) };
-        let limit = reference.limits.max_positions;
-        match sequences.iter().position(|sequence| sequence.token_ids.len() > limit) {
-            Some(index) => {
-                let tokens = sequences[index].token_ids.len();
-                Err(SubmitError::SequenceTooLong { index, tokens, limit })
+    /// Finds each sequence's version.
+    fn with_versions(
+        &self,
+        sequences: Vec<ScoringSequence>,
+    ) -> Result<Vec<(ScoringSequence, Arc<ReferenceInfo>)>, SubmitError> {
+        let residents = self.residents.borrow();
+        let current = residents.current().ok_or(SubmitError::Loading)?;
+        let with_version = |(index, sequence): (usize, ScoringSequence)| {
+            let reference = match &sequence.policy_version {
+                None => current,
+                Some(version) => residents
+                    .get(version)
+                    .ok_or_else(|| SubmitError::VersionUnavailable { index, policy_version: version.clone() })?,
+            };
+            let (tokens, limit) = (sequence.token_ids.len(), reference.limits.max_positions);
+            if tokens > limit {
+                return Err(SubmitError::SequenceTooLong { index, tokens, limit });
             }
-            None => Ok(()),
-        }
+            Ok((sequence, Arc::clone(reference)))
+        };
+        sequences.into_iter().enumerate().map(with_version).collect()
     }
 
     fn observe_queue(&self, work: &Work) {

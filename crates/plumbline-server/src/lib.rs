@@ -4,7 +4,8 @@
 //! service on a listener until it is told to stop, and drains.
 //!
 //! The way of a request: `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to
-//! validated rollouts) -> the scheduler -> `verification` (comparison and answer) -> `metrics`. Errors travel as
+//! validated rollouts) -> `weights` (wait for their version) -> the scheduler -> `verification` (comparison and answer) ->
+//! `metrics`. Errors travel as
 //! `problem::Problem` and become documents in one place.
 
 mod body;
@@ -17,9 +18,11 @@ mod routes;
 mod serve;
 mod state;
 mod verification;
+mod weights;
 
 pub use config::{Config, ConfigError, KeyProblem};
 pub use serve::{ServerError, serve};
+pub use weights::ReferenceSource;
 
 #[cfg(test)]
 mod tests;

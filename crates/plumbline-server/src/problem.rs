@@ -71,6 +71,7 @@ codes! {
     SequenceTooLong = "sequence_too_long", UNPROCESSABLE_ENTITY, "A sequence is too long";
     InvalidSampling = "invalid_sampling", UNPROCESSABLE_ENTITY, "A sampling parameter is out of range";
     IrreproducibleMode = "irreproducible_logprobs_mode", UNPROCESSABLE_ENTITY, "The logprobs cannot be reproduced in this mode";
+    InvalidWeightVersions = "invalid_weight_versions", UNPROCESSABLE_ENTITY, "The spans of weight versions do not cover a completion";
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "The queue is full";
     Internal = "internal_error", INTERNAL_SERVER_ERROR, "The server failed";
     ScoringFailed = "scoring_failed", INTERNAL_SERVER_ERROR, "The reference failed to score";
@@ -88,6 +89,7 @@ impl From<ViolationCode> for Code {
             ViolationCode::SequenceTooLong => Self::SequenceTooLong,
             ViolationCode::InvalidSampling => Self::InvalidSampling,
             ViolationCode::IrreproducibleMode => Self::IrreproducibleMode,
+            ViolationCode::InvalidWeightVersions => Self::InvalidWeightVersions,
         }
     }
 }
@@ -312,6 +314,7 @@ mod tests {
             ViolationCode::SequenceTooLong,
             ViolationCode::InvalidSampling,
             ViolationCode::IrreproducibleMode,
+            ViolationCode::InvalidWeightVersions,
         ] {
             assert_eq!(Code::from(violation).as_str(), violation.as_str());
         }

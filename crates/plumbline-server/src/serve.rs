@@ -1,6 +1,5 @@
 //! The running service: start, load, serve, drain.
 
-use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -11,11 +10,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::serve::ListenerExt;
-use plumbline_core::ReferenceModel;
 use plumbline_scheduler::{DrainOutcome, Scheduler, SchedulerState};
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{oneshot, watch as watched};
 use tokio::time::Instant;
 
 use crate::config::Config;
@@ -23,6 +21,7 @@ use crate::metrics::ServiceMetrics;
 use crate::middleware::ApiKeys;
 use crate::routes;
 use crate::state::AppState;
+use crate::weights::{ReferenceSource, WatchConfig, Weights, watch};
 
 /// How often the server looks whether the reference still lives.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -74,14 +73,17 @@ pub enum ServerError {
 /// Runs the service until `shutdown` resolves, then drains: readiness fails, new work gets 503, everything admitted is
 /// answered, all within `drain_seconds`.
 ///
-/// Listens at once; `load` runs on the model's thread while `/livez` and `/readyz` already answer.
+/// Listens at once; the reference is loaded on the model's thread while `/livez` and `/readyz` already answer.
 ///
 /// # Errors
 /// [`ServerError`]. If the reference cannot be loaded or dies, the service ends instead of living on as a zombie.
-pub async fn serve<L, E, S>(config: Config, listener: TcpListener, load: L, shutdown: S) -> Result<(), ServerError>
+pub async fn serve<S>(
+    config: Config,
+    listener: TcpListener,
+    source: ReferenceSource,
+    shutdown: S,
+) -> Result<(), ServerError>
 where
-    L: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
-    E: Display,
     S: Future<Output = ()> + Send,
 {
     let address = listener.local_addr()?;
@@ -89,7 +91,7 @@ where
         return Err(ServerError::Open { address, reason });
     }
     let limit_seconds = config.drain_seconds;
-    let App { state, router, drain } = build(config, load)?;
+    let App { state, router, drain } = build(config, source)?;
 
     let (close, closed) = oneshot::channel::<()>();
     let listener = listener.tap_io(|stream| {
@@ -132,9 +134,30 @@ async fn run(state: &AppState) -> ServerError {
         Err(error) => return ServerError::Reference { reason: error.to_string() },
     };
     tracing::info!(model = info.model, policy_version = info.policy_version, device = info.device, "ready");
-    if let Err(error) = state.set_resident(info) {
+    if let Err(error) = state.set_resident(&info) {
         return ServerError::Metrics(error);
     }
+    tokio::select! {
+        error = watch_reference(state) => error,
+        () = follow(state) => ServerError::Reference { reason: "following the weights ended".into() },
+    }
+}
+
+/// Loads the checkpoints that appear in the watched folder, if there is one. Never returns.
+async fn follow(state: &AppState) {
+    let config = &state.config;
+    let Some(folder) = config.weights_watch.clone() else { return std::future::pending().await };
+    let config = WatchConfig {
+        folder,
+        marker: config.weights_marker.clone(),
+        interval: Duration::from_secs(config.weights_poll_seconds),
+        keep: config.keep_versions,
+    };
+    watch(state.weights.clone(), config).await;
+}
+
+/// Returns only with what went wrong.
+async fn watch_reference(state: &AppState) -> ServerError {
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
         if let SchedulerState::Failed { reason } = state.scheduler.state() {
@@ -148,23 +171,20 @@ pub(crate) struct App {
     pub(crate) state: Arc<AppState>,
     pub(crate) router: Router,
     /// Sending `true` makes handlers refuse new work.
-    pub(crate) drain: watch::Sender<bool>,
+    pub(crate) drain: watched::Sender<bool>,
 }
 
 /// Puts the service together and starts loading the reference.
-pub(crate) fn build<L, E>(config: Config, load: L) -> Result<App, ServerError>
-where
-    L: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
-    E: Display,
-{
+pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, ServerError> {
     let keys = config.api_key_file.as_deref().map_or_else(|| Ok(ApiKeys::default()), ApiKeys::read)?;
     let (router, openapi) = routes::routes();
     let registry = Registry::new();
     let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
     let openapi = Bytes::from(serde_json::to_vec(&openapi).map_err(ServerError::OpenApi)?);
-    let scheduler = Scheduler::start(config.scheduler(), Arc::new(metrics.clone()), load)?;
-    let (drain, draining) = watch::channel(false);
-    let state = Arc::new(AppState::new(config, scheduler, registry, metrics, openapi, draining));
+    let scheduler = Scheduler::start(config.scheduler(), Arc::new(metrics.clone()), source.initial)?;
+    let (drain, draining) = watched::channel(false);
+    let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), source.version);
+    let state = Arc::new(AppState::new(config, scheduler, registry, metrics, weights, openapi, draining));
     let router = routes::app(router, &state, keys);
     Ok(App { state, router, drain })
 }

@@ -1,6 +1,6 @@
 //! What all handlers share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -13,6 +13,7 @@ use crate::body::RequestLimits;
 use crate::config::Config;
 use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
+use crate::weights::Weights;
 
 /// How soon a client may look again while the reference loads.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
@@ -26,6 +27,7 @@ pub(crate) struct AppState {
     pub(crate) config: Config,
     pub(crate) scheduler: Scheduler,
     pub(crate) metrics: ServiceMetrics,
+    pub(crate) weights: Weights,
     /// The OpenAPI document, serialised.
     pub(crate) openapi: Bytes,
     /// Turns true when the server starts to drain.
@@ -34,10 +36,9 @@ pub(crate) struct AppState {
     resident: OnceLock<Resident>,
 }
 
-/// What is known once the reference is resident.
+/// What is known once the reference is resident, and the same for all versions of its weights.
 #[derive(Debug)]
 pub(crate) struct Resident {
-    pub(crate) info: Arc<ReferenceInfo>,
     pub(crate) limits: RequestLimits,
     pub(crate) divergence: DivergenceMetrics,
 }
@@ -48,19 +49,28 @@ impl AppState {
         scheduler: Scheduler,
         registry: Registry,
         metrics: ServiceMetrics,
+        weights: Weights,
         openapi: Bytes,
         drain: watch::Receiver<bool>,
     ) -> Self {
-        Self { config, scheduler, metrics, openapi, drain, registry, resident: OnceLock::new() }
+        Self { config, scheduler, metrics, weights, openapi, drain, registry, resident: OnceLock::new() }
+    }
+
+    /// How long a request waits for a version of the weights that is not there yet.
+    pub(crate) fn version_patience(&self) -> Duration {
+        match self.weights.can_follow() {
+            true => Duration::from_secs(self.config.version_wait_seconds),
+            false => Duration::ZERO,
+        }
     }
 
     /// Takes note of the resident reference; from now on the server is ready.
     ///
     /// # Errors
     /// Metrics that are registered already: a defect.
-    pub(crate) fn set_resident(&self, info: Arc<ReferenceInfo>) -> prometheus::Result<()> {
+    pub(crate) fn set_resident(&self, info: &ReferenceInfo) -> prometheus::Result<()> {
         let divergence = DivergenceMetrics::register(&self.registry, self.config.monitor(), &info.model)?;
-        self.metrics.set_reference(&info);
+        self.metrics.set_reference(info);
         let max_positions = match self.config.max_sequence_tokens {
             0 => info.limits.max_positions,
             configured => configured.min(info.limits.max_positions),
@@ -68,10 +78,9 @@ impl AppState {
         let limits = RequestLimits {
             model: ModelLimits { max_positions, ..info.limits },
             max_sequences: self.config.max_sequences_per_request,
-            policy_version: info.policy_version.clone(),
         };
         // Set once: the scheduler loads one reference and says so once.
-        let _ = self.resident.set(Resident { info, limits, divergence });
+        let _ = self.resident.set(Resident { limits, divergence });
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! From scored rollouts to the answer: comparison, metrics, verdicts, and what they add to the counters.
 
-use plumbline_core::{LogprobsMode, ReferenceInfo, Rollout, SkipCounts};
+use std::sync::Arc;
+
+use plumbline_core::{LogprobsMode, ReferenceInfo, Rollout, SkipCounts, TokenScores};
 use plumbline_divergence::{
     ImportanceWeights, Metrics, SequenceComparison, TokenComparison, VerdictLevels, compare, importance_weights,
 };
-use plumbline_scheduler::{Scored, SequenceOutcome};
+use plumbline_scheduler::SequenceOutcome;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -57,8 +59,9 @@ pub(crate) struct VerificationResponse<'a> {
 pub(crate) struct ReferenceSummary<'a> {
     /// Its name.
     model: &'a str,
-    /// Version of its weights.
-    policy_version: &'a str,
+    /// Version of its weights; null if the sequences were scored with different ones.
+    #[schema(required = true)]
+    policy_version: Option<&'a str>,
     /// dtype of the decoder body.
     dtype: &'a str,
     /// dtype in which the lm_head multiplies.
@@ -84,6 +87,9 @@ pub(crate) struct SequenceResponse<'a> {
     /// What its logprobs mean.
     #[schema(value_type = LogprobsModeName)]
     logprobs_mode: LogprobsMode,
+    /// Version of the weights that scored it; null if several did, each its own tokens.
+    #[schema(required = true)]
+    policy_version: Option<&'a str>,
     /// With `include: ["tokens"]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -129,7 +135,6 @@ pub(crate) struct ImportanceWeightsDocument {
 pub(crate) fn answer(
     verification: &Verification,
     outcomes: Vec<SequenceOutcome>,
-    resident: &ReferenceInfo,
     levels: &VerdictLevels,
 ) -> Result<Answer, Problem> {
     let rollouts = &verification.rollouts;
@@ -139,12 +144,12 @@ pub(crate) fn answer(
         .zip(&scored)
         .map(|(rollout, scored)| compare(rollout, &scored.scores, &scored.reference.eos_token_ids))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| Problem::internal(Code::Internal, "the reference's scores are unusable", &error))?;
+        .map_err(|error| unusable(&error))?;
 
     let mut observation = Observation::default();
     let mut skipped = SkipCounts::default();
     let mut sequences = Vec::with_capacity(rollouts.len());
-    for (rollout, comparison) in rollouts.iter().zip(&comparisons) {
+    for ((rollout, comparison), scored) in rollouts.iter().zip(&comparisons).zip(&scored) {
         let metrics = Metrics::of(std::slice::from_ref(comparison));
         let verdict = levels.judge(&metrics);
         observation.add(comparison, verdict);
@@ -155,19 +160,21 @@ pub(crate) fn answer(
             metrics,
             skipped: comparison.skipped,
             logprobs_mode: rollout.logprobs_mode,
+            policy_version: common_version(scored.references.iter()),
             tokens: verification.include_tokens.then(|| TokensResponse::of(comparison)),
             importance_weights: verification.include_importance_weights.then(|| importance_weights(comparison)),
         });
     }
-    // All sequences of one submit were scored by one model; without a sequence there is no request.
-    let reference = scored.first().map_or(resident, |scored| &scored.reference);
+    let references: Vec<_> = scored.iter().flat_map(|scored| &scored.references).collect();
+    // Versions differ in nothing but their weights. Without a sequence there is no request.
+    let reference = references.first().ok_or_else(|| unusable("nothing was scored"))?;
     let response = VerificationResponse {
         id: format!("ver_{}", Uuid::now_v7().simple()),
         run: &verification.run,
         engine: &verification.engine,
         reference: ReferenceSummary {
             model: &reference.model,
-            policy_version: &reference.policy_version,
+            policy_version: common_version(references.iter().copied()),
             dtype: &reference.dtype,
             head_dtype: &reference.head_dtype,
             device: &reference.device,
@@ -183,12 +190,30 @@ pub(crate) fn answer(
     Ok(Answer { json, observation })
 }
 
-fn all_scored(rollouts: &[Rollout], outcomes: Vec<SequenceOutcome>) -> Result<Vec<Scored>, Problem> {
-    let mut scored = Vec::with_capacity(outcomes.len());
+/// A rollout's scores and the versions that they are of.
+struct ScoredRollout {
+    scores: TokenScores,
+    /// The first of `references`.
+    reference: Arc<ReferenceInfo>,
+    references: Vec<Arc<ReferenceInfo>>,
+}
+
+/// Puts the pieces of each rollout together: as many outcomes as it has versions, in their order.
+fn all_scored(rollouts: &[Rollout], outcomes: Vec<SequenceOutcome>) -> Result<Vec<ScoredRollout>, Problem> {
+    let mut outcomes = outcomes.into_iter();
+    let mut scored = Vec::with_capacity(rollouts.len());
     let (mut errors, mut causes) = (Vec::new(), Vec::new());
-    for (index, (rollout, outcome)) in rollouts.iter().zip(outcomes).enumerate() {
-        match outcome {
-            Ok(own) => scored.push(own),
+    for (index, rollout) in rollouts.iter().enumerate() {
+        // All of its pieces are taken before any is looked at: the next rollout's come after them.
+        let pieces: Vec<_> = outcomes.by_ref().take(rollout.versions().len()).collect();
+        match pieces.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(pieces) => {
+                let parts: Vec<_> = pieces.iter().map(|piece| &piece.scores).collect();
+                let scores = rollout.join_scores(&parts).ok_or_else(|| unusable("a piece of a rollout is missing"))?;
+                let references: Vec<_> = pieces.into_iter().map(|piece| piece.reference).collect();
+                let first = references.first().ok_or_else(|| unusable("a rollout has no scores"))?;
+                scored.push(ScoredRollout { scores, reference: Arc::clone(first), references });
+            }
             Err(cause) => {
                 causes.push(format!("{:?}: {cause}", rollout.id));
                 let detail = format!("sequence {:?} could not be scored", rollout.id);
@@ -200,6 +225,16 @@ fn all_scored(rollouts: &[Rollout], outcomes: Vec<SequenceOutcome>) -> Result<Ve
         return Ok(scored);
     }
     Err(Problem { internal: Some(causes.join("; ")), ..Problem::fields(errors) })
+}
+
+fn unusable(cause: &(impl ToString + ?Sized)) -> Problem {
+    Problem::internal(Code::Internal, "the reference's scores are unusable", cause)
+}
+
+/// The version of all references, if they agree.
+fn common_version<'a>(mut references: impl Iterator<Item = &'a Arc<ReferenceInfo>>) -> Option<&'a str> {
+    let first = references.next()?;
+    references.all(|other| other.policy_version == first.policy_version).then_some(&first.policy_version)
 }
 
 fn common_mode(rollouts: &[Rollout]) -> Option<LogprobsMode> {

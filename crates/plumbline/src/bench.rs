@@ -79,6 +79,8 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
         max_queue_tokens: usize::MAX,
         max_batch_tokens: arguments.max_batch_tokens,
         max_batch_sequences: usize::MAX,
+        keep_versions: 1,
+        max_weight_bytes: 0,
     };
     let scheduler = Scheduler::start(config, totals.clone(), load).context("cannot start the model thread")?;
     let info = scheduler.ready().await?;
@@ -147,6 +149,7 @@ fn read_sequences(path: &Path, all_tokens: bool) -> anyhow::Result<(Vec<serde_js
             scored: first.min(token_ids.len())..token_ids.len(),
             token_ids,
             temperature: 1.0,
+            policy_version: None,
         });
     }
     ensure!(!sequences.is_empty(), "{} has no sequences", path.display());

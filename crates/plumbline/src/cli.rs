@@ -76,6 +76,15 @@ pub(crate) struct Flags {
     /// Threads of the model's computations; 0 = all cores [default: 0]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Folder that checkpoints may be loaded from while serving; may be given several times
+    #[arg(long, value_name = "DIR")]
+    weights_root: Option<Vec<PathBuf>>,
+    /// Folder whose finished subfolders (step_42/STABLE) are loaded as they appear; also a weights root
+    #[arg(long, value_name = "DIR")]
+    weights_watch: Option<PathBuf>,
+    /// Versions of the weights that rollouts can be scored with [default: 2]
+    #[arg(long, value_name = "N")]
+    keep_versions: Option<usize>,
     /// Tokens of one forward [default: 8192]
     #[arg(long, value_name = "N")]
     max_batch_tokens: Option<usize>,

@@ -14,9 +14,9 @@ pub(crate) async fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     reference::use_threads(config.threads)?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
-    let load = reference::loader(&config);
+    let source = reference::source(&config);
     let shutdown = shutdown_signal()?;
-    plumbline_server::serve(config, listener, load, shutdown).await?;
+    plumbline_server::serve(config, listener, source, shutdown).await?;
     Ok(())
 }
 

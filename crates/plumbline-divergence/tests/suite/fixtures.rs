@@ -77,6 +77,7 @@ impl Sequence {
             logprobs_mode: LogprobsMode::Raw,
             finish_reason: None,
             policy_version: None,
+            weight_versions: Vec::new(),
         };
         let scores = TokenScores {
             logprobs: self.reference.clone(),

@@ -39,6 +39,7 @@ fn comparison(tokens: &[Token], ended: bool) -> SequenceComparison {
         logprobs_mode: LogprobsMode::Raw,
         finish_reason: None,
         policy_version: None,
+        weight_versions: Vec::new(),
     };
     let scores = TokenScores {
         logprobs: vec![-1.0; count],

@@ -44,7 +44,16 @@ pub(crate) struct WeightLoader<'a> {
 struct Account {
     used: BTreeSet<String>,
     problems: Vec<String>,
-    parameters: u64,
+    sizes: WeightSizes,
+}
+
+/// How much a model's weights are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WeightSizes {
+    /// Number of weights.
+    pub(crate) parameters: u64,
+    /// Memory that they take.
+    pub(crate) bytes: u64,
 }
 
 impl<'a> WeightLoader<'a> {
@@ -76,7 +85,8 @@ impl<'a> WeightLoader<'a> {
                 if !is_finite(&tensor).map_err(failed(name))? {
                     account.problems.push(format!("not finite: {name} has NaN or infinite values in {dtype:?}"));
                 }
-                account.parameters += tensor.elem_count() as u64;
+                account.sizes.parameters += tensor.elem_count() as u64;
+                account.sizes.bytes += (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
                 return Ok(tensor);
             }
         }
@@ -151,8 +161,8 @@ impl<'a> WeightLoader<'a> {
     }
 
     /// Refuses the checkpoint if anything was missing, misshapen or not finite, or if it holds tensors that nobody took.
-    /// Answers the number of weights. `ignorable` says which left-over tensors carry no information.
-    pub(crate) fn finish(self, ignorable: impl Fn(&str) -> bool) -> Result<u64, WeightsError> {
+    /// Answers how much was taken. `ignorable` says which left-over tensors carry no information.
+    pub(crate) fn finish(self, ignorable: impl Fn(&str) -> bool) -> Result<WeightSizes, WeightsError> {
         let mut account = self.account.into_inner();
         for name in self.source.names() {
             if !account.used.contains(&name) && !ignorable(&name) {
@@ -162,7 +172,7 @@ impl<'a> WeightLoader<'a> {
         account.problems.extend(self.source.unapplied().into_iter().map(|change| format!("unused: {change}")));
         let count = account.problems.len();
         if count == 0 {
-            return Ok(account.parameters);
+            return Ok(account.sizes);
         }
         if count > LISTED_PROBLEMS {
             account.problems.truncate(LISTED_PROBLEMS);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-pub(crate) use loader::{Linear, Norm, WeightLoader};
+pub(crate) use loader::{Linear, Norm, WeightLoader, WeightSizes};
 pub(crate) use random::RandomWeights;
 use safetensors_file::SafetensorsFile;
 

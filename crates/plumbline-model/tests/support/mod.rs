@@ -55,7 +55,7 @@ pub(crate) fn scoring_sequence(line: &Value) -> ScoringSequence {
     let first = token_ids.len();
     token_ids.extend(ids(&line["completion_token_ids"]));
     let temperature = line["sampling"]["temperature"].as_f64().filter(|t| *t > 0.0).unwrap_or(1.0);
-    ScoringSequence { scored: first..token_ids.len(), token_ids, temperature }
+    ScoringSequence { scored: first..token_ids.len(), token_ids, temperature, policy_version: None }
 }
 
 pub(crate) fn score(model: &mut CandleReference, sequences: &[ScoringSequence]) -> Vec<TokenScores> {

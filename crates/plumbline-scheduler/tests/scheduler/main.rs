@@ -18,3 +18,5 @@ mod failures;
 mod lifecycle;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod updates;

@@ -20,8 +20,13 @@ pub(crate) const MAX_POSITIONS: usize = 1000;
 /// Turns a deadlock into a failed test. Nothing waits this long when it works.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) const WIDE: SchedulerConfig =
-    SchedulerConfig { max_queue_tokens: 1_000_000, max_batch_tokens: 1000, max_batch_sequences: 100 };
+pub(crate) const WIDE: SchedulerConfig = SchedulerConfig {
+    max_queue_tokens: 1_000_000,
+    max_batch_tokens: 1000,
+    max_batch_sequences: 100,
+    keep_versions: 2,
+    max_weight_bytes: 0,
+};
 
 /// What a fake forward does instead of answering; `None` = answer.
 pub(crate) type Fault = Box<dyn FnMut(&PackedBatch) -> Option<Result<BatchScores, ModelError>> + Send>;
@@ -47,6 +52,20 @@ impl FakeModel {
         let (release, released) = channel();
         let model = Self { info: info(), started, release: gated.then_some(released), fault };
         (model, Control { started: seen, release })
+    }
+}
+
+impl FakeModel {
+    /// The same model with other weights.
+    pub(crate) fn with_version(self, policy_version: &str) -> Self {
+        Self { info: ReferenceInfo { policy_version: policy_version.into(), ..self.info }, ..self }
+    }
+
+    /// Another model in one field.
+    pub(crate) fn with_info(self, change: impl FnOnce(&mut ReferenceInfo)) -> Self {
+        let mut info = self.info;
+        change(&mut info);
+        Self { info, ..self }
     }
 }
 
@@ -108,6 +127,7 @@ pub(crate) fn info() -> ReferenceInfo {
         head_dtype: "f32".into(),
         device: "cpu".into(),
         parameters: 1,
+        weight_bytes: 4,
         eos_token_ids: vec![0],
         limits: ModelLimits { vocab_size: 1_000_000, max_positions: MAX_POSITIONS },
     }
@@ -139,7 +159,7 @@ pub(crate) fn start_with(
 /// A sequence with `tokens` tokens to score, recognisable by `seed`.
 pub(crate) fn sequence(seed: u32, tokens: usize) -> ScoringSequence {
     let token_ids = (0..=tokens as u32).map(|position| seed * 1000 + position * 7 % 13).collect();
-    ScoringSequence { scored: 1..tokens + 1, token_ids, temperature: 0.5 }
+    ScoringSequence { scored: 1..tokens + 1, token_ids, temperature: 0.5, policy_version: None }
 }
 
 pub(crate) fn sequences(tokens: &[usize]) -> Vec<ScoringSequence> {

@@ -14,18 +14,15 @@ fn good() -> Value {
         "sequences": [
             {"id": "a", "prompt_token_ids": [1], "completion_token_ids": [2, 3], "logprobs": [-1.0, null],
              "loss_mask": [1, false], "finish_reason": "stop"},
-            {"prompt_token_ids": [], "completion_token_ids": [4], "logprobs": [-2.0], "sampling": {}}
+            {"prompt_token_ids": [], "completion_token_ids": [4], "logprobs": [-2.0], "sampling": {},
+             "weight_versions": [{"version": "2", "start": 0, "end": 1}]}
         ],
         "include": ["tokens"]
     })
 }
 
 fn handle(body: &[u8]) -> Result<(), Problem> {
-    let limits = RequestLimits {
-        model: ModelLimits { vocab_size: 10, max_positions: 8 },
-        max_sequences: 4,
-        policy_version: "2".into(),
-    };
+    let limits = RequestLimits { model: ModelLimits { vocab_size: 10, max_positions: 8 }, max_sequences: 4 };
     resolve(parse(body)?, &limits).map(drop)
 }
 

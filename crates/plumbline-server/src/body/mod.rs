@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
 pub(crate) use self::receive::{check_headers, receive};
-pub(crate) use self::resolve::{RequestLimits, Verification, resolve};
+pub(crate) use self::resolve::{MAX_NAME_CHARS, RequestLimits, Verification, resolve};
 #[cfg(test)]
 pub(crate) use self::wire::SamplingParameters;
 pub(crate) use self::wire::{LogprobsModeName, VerificationRequest};

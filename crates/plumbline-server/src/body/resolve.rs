@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
-use plumbline_core::{LogprobsMode, ModelLimits, Rollout, Sampling, ViolationCode};
+use plumbline_core::{LogprobsMode, ModelLimits, Rollout, Sampling, VersionSpan, ViolationCode};
 
 use super::wire::{Include, SequenceRequest, VerificationRequest};
 use crate::problem::{Code, FieldError, Problem};
+use crate::weights::Wanted;
 
 /// Characters of a name at most: names become metric labels and log fields.
-const MAX_NAME_CHARS: usize = 200;
+pub(crate) const MAX_NAME_CHARS: usize = 200;
 
 /// What a request is held against.
 #[derive(Clone, Debug)]
@@ -16,8 +17,6 @@ pub(crate) struct RequestLimits {
     /// The resident model's, tightened by the configuration.
     pub(crate) model: ModelLimits,
     pub(crate) max_sequences: usize,
-    /// The resident policy version.
-    pub(crate) policy_version: String,
 }
 
 /// A request whose every rollout can be scored.
@@ -26,6 +25,8 @@ pub(crate) struct Verification {
     pub(crate) run: String,
     pub(crate) engine: String,
     pub(crate) rollouts: Vec<Rollout>,
+    /// The versions of the weights that the rollouts ask for, each once.
+    pub(crate) wanted: Vec<Wanted>,
     pub(crate) include_tokens: bool,
     pub(crate) include_importance_weights: bool,
 }
@@ -33,7 +34,7 @@ pub(crate) struct Verification {
 /// Validates a request and fills in what it leaves to defaults. Nothing is repaired.
 ///
 /// # Errors
-/// All offending fields (422), or the policy version that is not resident (409).
+/// All offending fields (422).
 pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> Result<Verification, Problem> {
     let mut errors = Vec::new();
     check_name(&mut errors, "/run", Some(&request.run));
@@ -67,6 +68,10 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
             Place { index, own_sampling: sequence.sampling.is_some(), own_mode: sequence.logprobs_mode.is_some() };
         check_name(&mut errors, &place.pointer("/id"), sequence.id.as_ref());
         check_name(&mut errors, &place.pointer("/policy_version"), sequence.policy_version.as_ref());
+        for (span_index, span) in sequence.weight_versions.iter().flatten().enumerate() {
+            let pointer = place.pointer(&format!("/weight_versions/{span_index}/version"));
+            check_name(&mut errors, &pointer, Some(&span.version));
+        }
         let rollout = shared.rollout(index, sequence, &mut errors, &mut reported);
         for violation in rollout.violations(&limits.model) {
             let pointer = place.locate(violation.code, &violation.pointer);
@@ -81,11 +86,12 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
-    check_policy_versions(&rollouts, shared.policy_version.as_deref(), &limits.policy_version)?;
+    let wanted = wanted(&rollouts, shared.policy_version.as_deref());
     Ok(Verification {
         run: request.run,
         engine: request.engine,
         rollouts,
+        wanted,
         include_tokens: request.include.contains(&Include::Tokens),
         include_importance_weights: request.include.contains(&Include::ImportanceWeights),
     })
@@ -125,6 +131,12 @@ impl Shared {
             logprobs_mode: mode.unwrap_or(LogprobsMode::Raw),
             finish_reason: sequence.finish_reason,
             policy_version: sequence.policy_version.or_else(|| self.policy_version.clone()),
+            weight_versions: sequence
+                .weight_versions
+                .into_iter()
+                .flatten()
+                .map(|span| VersionSpan { version: span.version, start: span.start, end: span.end })
+                .collect(),
         }
     }
 }
@@ -185,19 +197,25 @@ fn check_unique(errors: &mut Vec<FieldError>, rollouts: &[Rollout]) {
     }
 }
 
-fn check_policy_versions(rollouts: &[Rollout], of_request: Option<&str>, resident: &str) -> Result<(), Problem> {
-    let other = rollouts.iter().enumerate().find_map(|(index, rollout)| {
-        let wanted = rollout.policy_version.as_deref()?;
-        (wanted != resident).then_some((index, wanted))
-    });
-    let Some((index, wanted)) = other else { return Ok(()) };
-    let pointer = if of_request == Some(wanted) {
-        "/policy_version".to_owned()
-    } else {
-        format!("/sequences/{index}/policy_version")
-    };
-    let detail = format!("policy version {wanted:?} is not available, the resident one is {resident:?}");
-    Err(Problem::field(Code::PolicyVersionUnavailable, pointer, detail))
+/// The distinct versions that rollouts ask for, each with the first field that does.
+fn wanted(rollouts: &[Rollout], of_request: Option<&str>) -> Vec<Wanted> {
+    let mut seen = HashSet::new();
+    let mut wanted = Vec::new();
+    for (index, rollout) in rollouts.iter().enumerate() {
+        for version in rollout.versions().into_iter().flatten() {
+            if !seen.insert(version) {
+                continue;
+            }
+            let span = rollout.weight_versions.iter().position(|span| span.version == version);
+            let pointer = match span {
+                Some(span) => format!("/sequences/{index}/weight_versions/{span}/version"),
+                None if of_request == Some(version) => "/policy_version".to_owned(),
+                None => format!("/sequences/{index}/policy_version"),
+            };
+            wanted.push(Wanted { version: version.to_owned(), pointer });
+        }
+    }
+    wanted
 }
 
 #[cfg(test)]
@@ -208,7 +226,7 @@ mod tests {
 
     fn limits() -> RequestLimits {
         let model = ModelLimits { vocab_size: 10, max_positions: 6 };
-        RequestLimits { model, max_sequences: 3, policy_version: "2".into() }
+        RequestLimits { model, max_sequences: 3 }
     }
 
     fn sequence() -> Value {
@@ -339,13 +357,35 @@ mod tests {
     }
 
     #[test]
-    fn another_policy_version_is_a_conflict_that_names_both() {
-        let problem = resolved(&with("/policy_version", json!("3"))).unwrap_err();
-        assert_eq!((problem.code.status().as_u16(), problem.code.as_str()), (409, "policy_version_unavailable"));
-        assert_eq!(problem.errors[0].pointer, "/policy_version");
-        assert!(problem.detail.contains("\"3\"") && problem.detail.contains("\"2\""), "{}", problem.detail);
-        let of_sequence = resolved(&with("/sequences/1/policy_version", json!("3"))).unwrap_err();
-        assert_eq!(of_sequence.errors[0].pointer, "/sequences/1/policy_version");
-        assert!(resolved(&with("/policy_version", json!("2"))).is_ok());
+    fn every_version_is_asked_for_once_where_it_stands() {
+        let asked = |body: &Value| -> Vec<(String, String)> {
+            let wanted = resolved(body).unwrap().wanted;
+            wanted.into_iter().map(|wanted| (wanted.version, wanted.pointer)).collect()
+        };
+        let one = |version: &str, pointer: &str| (version.to_owned(), pointer.to_owned());
+        assert_eq!(asked(&good()), []);
+        let mut body = with("/policy_version", json!("3"));
+        assert_eq!(asked(&body), [one("3", "/policy_version")]);
+        body["sequences"][1]["policy_version"] = json!("4");
+        assert_eq!(asked(&body), [one("3", "/policy_version"), one("4", "/sequences/1/policy_version")]);
+        body["sequences"][0]["weight_versions"] =
+            json!([{"version": "4", "start": 0, "end": 1}, {"version": "5", "start": 1, "end": 2}]);
+        assert_eq!(
+            asked(&body),
+            [one("4", "/sequences/0/weight_versions/0/version"), one("5", "/sequences/0/weight_versions/1/version")]
+        );
+        body["sequences"][0]["weight_versions"] = json!(null);
+        assert_eq!(asked(&body), [one("3", "/policy_version"), one("4", "/sequences/1/policy_version")]);
+    }
+
+    #[test]
+    fn spans_that_do_not_cover_the_completion_are_refused() {
+        let spans = json!([{"version": "4", "start": 0, "end": 1}]);
+        let problem = resolved(&with("/sequences/0/weight_versions", spans)).unwrap_err();
+        assert_eq!(problem.code.as_str(), "invalid_weight_versions");
+        assert_eq!(problem.errors[0].pointer, "/sequences/0/weight_versions");
+        let unnamed = json!([{"version": "", "start": 0, "end": 2}]);
+        let problem = resolved(&with("/sequences/0/weight_versions", unnamed)).unwrap_err();
+        assert_eq!(problem.errors[0].pointer, "/sequences/0/weight_versions/0/version");
     }
 }

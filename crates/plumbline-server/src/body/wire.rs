@@ -21,7 +21,8 @@ pub(crate) struct VerificationRequest {
     /// Name of the rollout worker.
     #[schema(min_length = 1, max_length = 200)]
     pub(crate) worker: Option<String>,
-    /// Version of the weights that sampled. Missing = whatever is resident; another one than the resident is 409.
+    /// Version of the weights that sampled. Missing = the current one. One that may still come is waited for; one that is
+    /// not available is 409.
     #[schema(min_length = 1, max_length = 200)]
     pub(crate) policy_version: Option<String>,
     /// How the engine sampled; missing parameters are neutral.
@@ -72,10 +73,27 @@ pub(crate) struct SequenceRequest {
     /// Version of the weights that sampled this sequence.
     #[schema(min_length = 1, max_length = 200)]
     pub(crate) policy_version: Option<String>,
+    /// Which version sampled which completion tokens, where the weights changed within the sequence: consecutive spans that
+    /// cover the completion, as vLLM and SGLang report them. Stands above `policy_version`.
+    pub(crate) weight_versions: Option<Vec<VersionSpanRequest>>,
     /// What this sequence's logprobs mean.
     #[serde(default, deserialize_with = "optional_name")]
     #[schema(value_type = Option<LogprobsModeName>)]
     pub(crate) logprobs_mode: Option<LogprobsMode>,
+}
+
+/// Completion tokens that one version of the weights sampled.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = VersionSpan)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VersionSpanRequest {
+    /// The version.
+    #[schema(min_length = 1, max_length = 200)]
+    pub(crate) version: String,
+    /// Index of its first completion token.
+    pub(crate) start: usize,
+    /// Index after its last completion token.
+    pub(crate) end: usize,
 }
 
 /// Optional parts of the answer.

@@ -14,8 +14,11 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 13] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 16] = [
             ("threads", self.threads as u64, 0..=4096),
+            ("weights_poll_seconds", self.weights_poll_seconds, 1..=3600),
+            ("keep_versions", self.keep_versions as u64, 1..=1000),
+            ("version_wait_seconds", self.version_wait_seconds, 0..=3600),
             ("max_queue_tokens", self.max_queue_tokens as u64, 1..=1 << 32),
             ("max_batch_tokens", self.max_batch_tokens as u64, TOKENS),
             ("max_batch_sequences", self.max_batch_sequences as u64, 1..=1 << 16),
@@ -60,6 +63,12 @@ impl Config {
                 "label_idle_seconds",
                 "must not be below window_seconds: the series would go before their data".into(),
             );
+        }
+        if self.weights_marker.is_empty() || self.weights_marker.contains('/') {
+            report("weights_marker", "must be the name of a file".into());
+        }
+        if self.weights_root.iter().any(|root| root.as_os_str().is_empty()) {
+            report("weights_root", "must not have an empty path".into());
         }
         if self.no_auth && self.api_key_file.is_some() {
             report("no_auth", "contradicts api_key_file".into());

@@ -168,6 +168,8 @@ fn typed_like(default: &Value, text: String) -> Value {
         Value::Bool(..) => text.parse::<bool>().ok().map(Value::from),
         Value::Num(_, number) if number.to_f64().is_some() => text.parse::<f64>().ok().map(Value::from),
         Value::Num(..) => text.parse::<i64>().ok().map(Value::from),
+        // As in PATH.
+        Value::Array(..) => Some(text.split(':').filter(|part| !part.is_empty()).collect::<Vec<_>>().into()),
         _ => None,
     };
     typed.unwrap_or_else(|| text.into())
@@ -255,6 +257,7 @@ mod tests {
             ("PLUMBLINE_POLICY_VERSION", "42"),
             ("PLUMBLINE_LOG_FORMAT", "json"),
             ("PLUMBLINE_VERDICT_MAE_DIVERGENT_NATS", "1"),
+            ("PLUMBLINE_WEIGHTS_ROOT", "/a:/b"),
             ("OTHER_THREADS", "9"),
         ];
         let flags = Flags { threads: Some(3), model: Some("/m".into()), ..Flags::default() };
@@ -265,6 +268,7 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!((config.verdict_mae_suspect_nats, config.verdict_mae_divergent_nats), (0.02, 1.0));
         assert_eq!(config.model.as_deref(), Some(Path::new("/m")));
+        assert_eq!(config.weights_root, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(config.device, ComputeDevice::Auto);
     }
 

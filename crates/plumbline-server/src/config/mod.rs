@@ -44,6 +44,22 @@ pub struct Config {
     /// Threads of the model's computations; 0 = all cores.
     pub threads: usize,
 
+    /// Folders that checkpoints may be loaded from while serving; empty = the weights never change.
+    pub weights_root: Vec<PathBuf>,
+    /// Folder whose finished subfolders are loaded as they appear; `None` (an empty string) = none. Also a root.
+    #[serde(with = "empty_is_none")]
+    pub weights_watch: Option<PathBuf>,
+    /// Name of the file that says that a watched checkpoint is finished.
+    pub weights_marker: String,
+    /// Seconds between two looks at the watched folder.
+    pub weights_poll_seconds: u64,
+    /// Versions of the weights that rollouts can be scored with, the current one included.
+    pub keep_versions: usize,
+    /// Bytes of all weights in memory, one version that is being loaded included; 0 = no limit.
+    pub max_weight_bytes: u64,
+    /// Seconds that a rollout waits for a version of the weights that is not there yet.
+    pub version_wait_seconds: u64,
+
     /// Tokens that may wait; beyond them requests get 429.
     pub max_queue_tokens: usize,
     /// Tokens of one forward over several sequences; a longer sequence is scored alone.
@@ -110,6 +126,13 @@ impl Default for Config {
             dtype: FloatType::F32,
             head_dtype: FloatType::F32,
             threads: 0,
+            weights_root: Vec::new(),
+            weights_watch: None,
+            weights_marker: "STABLE".into(),
+            weights_poll_seconds: 2,
+            keep_versions: 2,
+            max_weight_bytes: 0,
+            version_wait_seconds: 10,
             max_queue_tokens: 1_048_576,
             max_batch_tokens: 8192,
             max_batch_sequences: 256,
@@ -149,7 +172,14 @@ impl Config {
             max_queue_tokens: self.max_queue_tokens,
             max_batch_tokens: self.max_batch_tokens,
             max_batch_sequences: self.max_batch_sequences,
+            keep_versions: self.keep_versions,
+            max_weight_bytes: self.max_weight_bytes,
         }
+    }
+
+    /// Every folder that checkpoints may be loaded from.
+    pub(crate) fn all_weights_roots(&self) -> Vec<PathBuf> {
+        self.weights_root.iter().chain(&self.weights_watch).cloned().collect()
     }
 
     /// The monitor's part.

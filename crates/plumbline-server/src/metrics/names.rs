@@ -43,6 +43,15 @@ pub(super) const REQUESTS_IN_FLIGHT: Described =
     ("plumbline_requests_in_flight", "Requests to the routes under /v1 that are being answered.");
 pub(super) const REQUESTS_CANCELLED: Described =
     ("plumbline_requests_cancelled_total", "Requests whose client left before the response.");
+pub(super) const WEIGHT_SWAPS: Described =
+    ("plumbline_weight_swaps_total", "New versions of the reference's weights that became the current one.");
+pub(super) const WEIGHT_FAILURES: Described =
+    ("plumbline_weight_update_failures_total", "Checkpoints that were refused or could not be loaded.");
+pub(super) const WEIGHT_LOAD_SECONDS: Described =
+    ("plumbline_weight_load_seconds", "Time from the request for new weights to their first use.");
+pub(super) const REFERENCE_VERSIONS: Described =
+    ("plumbline_reference_versions", "Versions of the weights that rollouts can be scored with.");
+pub(super) const WEIGHT_BYTES: Described = ("plumbline_reference_weight_bytes", "Memory of all resident weights.");
 pub(super) const REFERENCE_INFO: Described =
     ("plumbline_reference_info", "The resident reference; its value is 1 and it is one series.");
 pub(super) const REFERENCE_LABELS: [&str; 5] = ["model_name", "dtype", "head_dtype", "device", "weight_version"];

@@ -1,9 +1,10 @@
 //! How the service itself is doing.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plumbline_core::{ModelError, ReferenceInfo};
-use plumbline_scheduler::{BatchObservation, Observer};
+use plumbline_scheduler::{BatchObservation, Observer, Residents};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
@@ -27,7 +28,14 @@ pub(crate) struct ServiceMetrics {
     request_seconds: HistogramVec,
     requests_in_flight: IntGauge,
     requests_cancelled: IntCounter,
+    weight_swaps: IntCounter,
+    weight_failures: IntCounter,
+    weight_load_seconds: Histogram,
+    versions: IntGauge,
+    weight_bytes: IntGauge,
     reference_info: IntGaugeVec,
+    /// Labels of the one series of `reference_info`.
+    shown_reference: Arc<Mutex<Option<[String; 5]>>>,
 }
 
 impl ServiceMetrics {
@@ -66,16 +74,37 @@ impl ServiceMetrics {
             request_seconds,
             requests_in_flight: gauge(registry, names::REQUESTS_IN_FLIGHT)?,
             requests_cancelled: counter(registry, names::REQUESTS_CANCELLED)?,
+            weight_swaps: counter(registry, names::WEIGHT_SWAPS)?,
+            weight_failures: counter(registry, names::WEIGHT_FAILURES)?,
+            weight_load_seconds: seconds(names::WEIGHT_LOAD_SECONDS)?,
+            versions: gauge(registry, names::REFERENCE_VERSIONS)?,
+            weight_bytes: gauge(registry, names::WEIGHT_BYTES)?,
             reference_info,
+            shown_reference: Arc::default(),
         })
     }
 
     /// Names the resident reference; the series of an earlier one goes.
     pub(crate) fn set_reference(&self, info: &ReferenceInfo) {
-        self.reference_info.reset();
-        self.reference_info
-            .with_label_values(&[&info.model, &info.dtype, &info.head_dtype, &info.device, &info.policy_version])
-            .set(1);
+        let labels =
+            [&info.model, &info.dtype, &info.head_dtype, &info.device, &info.policy_version].map(String::clone);
+        let mut shown = self.shown_reference.lock().unwrap_or_else(PoisonError::into_inner);
+        // The new one first: no scrape must find none.
+        self.reference_info.with_label_values(&labels).set(1);
+        if let Some(earlier) = shown.replace(labels.clone()).filter(|earlier| *earlier != labels) {
+            // It was set under this lock, so it is there.
+            let _ = self.reference_info.remove_label_values(&earlier.each_ref().map(String::as_str));
+        }
+    }
+
+    /// A checkpoint has become the current version.
+    pub(crate) fn weights_loaded(&self, took: Duration) {
+        self.weight_load_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A checkpoint was refused.
+    pub(crate) fn weights_refused(&self) {
+        self.weight_failures.inc();
     }
 
     /// An answered request.
@@ -139,6 +168,16 @@ impl Observer for ServiceMetrics {
             self.forward_seconds.observe(batch.timing.forward.as_secs_f64());
             self.head_seconds.observe(batch.timing.head.as_secs_f64());
         }
+    }
+
+    fn swapped(&self, current: &ReferenceInfo) {
+        self.weight_swaps.inc();
+        self.set_reference(current);
+    }
+
+    fn residents(&self, residents: &Residents) {
+        self.versions.set(residents.kept().len() as i64);
+        self.weight_bytes.set(i64::try_from(residents.weight_bytes()).unwrap_or(i64::MAX));
     }
 
     fn cancelled(&self, sequences: usize, tokens: usize) {

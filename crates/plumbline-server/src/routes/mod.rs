@@ -4,6 +4,7 @@ mod docs;
 mod operation;
 mod reference;
 mod verifications;
+mod weights;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub(crate) fn routes() -> (Router<Arc<AppState>>, OpenApi) {
     let (router, openapi) = OpenApiRouter::with_openapi(crate::openapi::base())
         .routes(routes!(verifications::create))
         .routes(routes!(reference::show))
+        .routes(routes!(weights::update))
+        .routes(routes!(weights::version))
         .routes(routes!(operation::livez))
         .routes(routes!(operation::readyz))
         .routes(routes!(operation::health))

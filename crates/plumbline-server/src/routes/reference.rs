@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::problem::{Problem, ProblemDocument};
-use crate::state::AppState;
+use crate::state::{AppState, loading};
 
 /// The resident reference.
 #[derive(Serialize, ToSchema)]
@@ -19,8 +19,12 @@ pub(super) struct ReferenceResponse {
     /// `model_type` of its configuration.
     #[schema(example = "qwen3")]
     family: String,
-    /// Version of its weights.
+    /// Current version of its weights.
     policy_version: String,
+    /// Versions that rollouts can be scored with, oldest first.
+    policy_versions: Vec<String>,
+    /// Memory of all resident weights, in bytes.
+    weight_bytes: u64,
     /// dtype of the decoder body.
     #[schema(example = "f32")]
     dtype: String,
@@ -76,11 +80,14 @@ pub(super) struct LimitsResponse {
 )]
 pub(super) async fn show(State(state): State<Arc<AppState>>) -> Result<Json<ReferenceResponse>, Problem> {
     let resident = state.resident()?;
-    let (info, config) = (&resident.info, &state.config);
+    let (residents, config) = (state.scheduler.residents(), &state.config);
+    let info = residents.current().ok_or_else(loading)?;
     Ok(Json(ReferenceResponse {
         model: info.model.clone(),
         family: info.family.clone(),
         policy_version: info.policy_version.clone(),
+        policy_versions: residents.kept().iter().map(|info| info.policy_version.clone()).collect(),
+        weight_bytes: residents.weight_bytes(),
         dtype: info.dtype.clone(),
         head_dtype: info.head_dtype.clone(),
         device: info.device.clone(),

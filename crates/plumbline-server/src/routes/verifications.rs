@@ -6,14 +6,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use plumbline_core::{Rollout, ScoringSequence};
+use plumbline_core::ScoringSequence;
 use plumbline_scheduler::{ScoreError, SubmitError, Ticket};
 
-use crate::body::{RequestLimits, Verification, VerificationRequest, check_headers, parse, receive, resolve};
+use crate::body::{Verification, VerificationRequest, check_headers, parse, receive, resolve};
 use crate::middleware::ScoredTokens;
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::state::{AppState, draining, loading, reference_failed};
 use crate::verification::{VerificationResponse, answer};
+use crate::weights::{Availability, Wanted, available};
 
 /// Bodies up to this are parsed in place: well below a millisecond, less than handing them over is worth.
 const INLINE_BYTES: usize = 64 * 1024;
@@ -55,15 +56,16 @@ pub(super) async fn create(
 
     let limits = resident.limits.clone();
     let heavy = bytes.len() > INLINE_BYTES;
-    let (verification, work) = compute(heavy, move || prepare(&bytes, &limits)).await??;
+    let verification = compute(heavy, move || resolve(parse(&bytes)?, &limits)).await??;
+    wait_for_versions(&state, &verification.wanted).await?;
+    let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
     let tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
     let ticket = admit(&state, work)?;
     let outcomes = ticket.wait().await.map_err(|ScoreError::Stopped| draining())?;
 
-    let info = Arc::clone(&resident.info);
     let levels = state.config.verdict_levels();
     let (run, engine) = (verification.run.clone(), verification.engine.clone());
-    let answer = compute(tokens > INLINE_TOKENS, move || answer(&verification, outcomes, &info, &levels)).await??;
+    let answer = compute(tokens > INLINE_TOKENS, move || answer(&verification, outcomes, &levels)).await??;
     // No await between here and the answer: what is counted was answered.
     resident.divergence.observe(&run, &engine, &answer.observation);
     let mut response = ([(header::CONTENT_TYPE, "application/json")], answer.json).into_response();
@@ -83,15 +85,33 @@ fn defect(cause: &impl ToString) -> Problem {
     Problem::internal(Code::Internal, "the request failed; see the server's log", cause)
 }
 
-fn prepare(bytes: &[u8], limits: &RequestLimits) -> Result<(Verification, Vec<ScoringSequence>), Problem> {
-    let verification = resolve(parse(bytes)?, limits)?;
-    let work = verification
-        .rollouts
-        .iter()
-        .map(Rollout::scoring_sequence)
-        .collect::<Result<Vec<_>, _>>()
-        // Validation refuses these modes with a pointer before it comes to this.
-        .map_err(|error| defect(&error))?;
+/// Waits for versions of the weights that the policy has and the reference does not have yet.
+async fn wait_for_versions(state: &AppState, wanted: &[Wanted]) -> Result<(), Problem> {
+    let mut drain = state.drain.clone();
+    let found = tokio::select! {
+        found = available(&state.scheduler, wanted, state.version_patience()) => found,
+        _ = drain.wait_for(|draining| *draining) => return Err(draining()),
+    };
+    let Err((Wanted { version, pointer }, why)) = found else { return Ok(()) };
+    let residents = state.scheduler.residents();
+    let kept: Vec<_> = residents.kept().iter().map(|info| info.policy_version.as_str()).collect();
+    let detail = match why {
+        Availability::Past => format!("policy version {version:?} is no longer resident, {kept:?} are"),
+        _ if state.weights.can_follow() => {
+            format!("policy version {version:?} did not become resident in time, {kept:?} are")
+        }
+        _ => format!("policy version {version:?} is not resident, {kept:?} are"),
+    };
+    Err(Problem::field(Code::PolicyVersionUnavailable, pointer, detail))
+}
+
+/// The work for each rollout, in order; a rollout that several versions sampled has several pieces.
+fn scoring_sequences(verification: Verification) -> Result<(Verification, Vec<ScoringSequence>), Problem> {
+    let mut work = Vec::with_capacity(verification.rollouts.len());
+    for rollout in &verification.rollouts {
+        // Validation refuses modes that cannot be reproduced with a pointer before it comes to this.
+        work.extend(rollout.scoring_sequences().map_err(|error| defect(&error))?);
+    }
     Ok((verification, work))
 }
 
@@ -108,6 +128,8 @@ fn admit(state: &AppState, work: Vec<ScoringSequence>) -> Result<Ticket, Problem
             SubmitError::TooLarge { .. } => {
                 Problem::new(Code::RequestTooLarge, format!("{detail}; send fewer sequences at a time"))
             }
+            // It left between the look and the submit.
+            SubmitError::VersionUnavailable { .. } => Problem::new(Code::PolicyVersionUnavailable, detail),
             SubmitError::SequenceTooLong { index, .. } => {
                 Problem::field(Code::SequenceTooLong, format!("/sequences/{index}/completion_token_ids"), detail)
             }

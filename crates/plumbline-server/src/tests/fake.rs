@@ -28,6 +28,7 @@ impl Default for FakeModel {
             head_dtype: "f32".into(),
             device: "cpu".into(),
             parameters: 7,
+            weight_bytes: 28,
             eos_token_ids: vec![EOS],
             limits: ModelLimits { vocab_size: 100, max_positions: 4096 },
         };
@@ -40,6 +41,11 @@ impl FakeModel {
     pub(super) fn gated() -> (Self, Sender<()>) {
         let (sender, receiver) = channel();
         (Self { gate: Some(receiver), ..Self::default() }, sender)
+    }
+
+    /// The same model with other weights.
+    pub(super) fn with_version(self, policy_version: &str) -> Self {
+        Self { info: ReferenceInfo { policy_version: policy_version.into(), ..self.info }, ..self }
     }
 
     /// `r_t` of a token.

@@ -4,6 +4,7 @@ mod fake;
 mod protocol;
 mod requests;
 mod running;
+mod weights;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -14,6 +15,7 @@ use tower::ServiceExt;
 use self::fake::FakeModel;
 use crate::config::Config;
 use crate::serve::{App, build};
+use crate::weights::ReferenceSource;
 
 /// An answer as a client sees it.
 struct Reply {
@@ -51,9 +53,14 @@ struct Service(App);
 
 impl Service {
     async fn new(config: Config, model: FakeModel) -> Self {
-        let app = build(config, move || Ok::<_, String>(Box::new(model) as Box<dyn ReferenceModel>)).unwrap();
+        let source = ReferenceSource::new(move || Ok::<_, String>(Box::new(model) as Box<dyn ReferenceModel>));
+        Self::from_source(config, source).await
+    }
+
+    async fn from_source(config: Config, source: ReferenceSource) -> Self {
+        let app = build(config, source).unwrap();
         let info = app.state.scheduler.ready().await.unwrap();
-        app.state.set_resident(info).unwrap();
+        app.state.set_resident(&info).unwrap();
         Self(app)
     }
 

@@ -125,7 +125,7 @@ async fn the_reference_is_described() {
     let reply = Service::default().await.get("/v1/reference").await;
     let expected = json!({
         "model": "fake", "family": "fake", "policy_version": "2", "dtype": "f32", "head_dtype": "f32", "device": "cpu",
-        "parameters": 7, "eos_token_ids": [2],
+        "policy_versions": ["2"], "weight_bytes": 28, "parameters": 7, "eos_token_ids": [2],
         "limits": {
             "vocab_size": 100, "max_positions": 4096, "max_sequence_tokens": 4096, "max_sequences_per_request": 1024,
             "max_body_bytes": 33_554_432, "max_batch_tokens": 8192, "max_queue_tokens": 1_048_576
@@ -144,16 +144,19 @@ async fn every_route_is_documented_and_answers() {
     let routes = [
         "/",
         "/docs",
+        "/get_weight_version",
         "/health",
         "/livez",
         "/metrics",
         "/openapi.json",
         "/readyz",
+        "/update_weights_from_disk",
         "/v1/reference",
         "/v1/verifications",
     ];
     assert_eq!(paths, BTreeSet::from(routes));
-    for path in routes.into_iter().filter(|path| *path != "/v1/verifications") {
+    let posts = ["/v1/verifications", "/update_weights_from_disk"];
+    for path in routes.into_iter().filter(|path| !posts.contains(path)) {
         let expected = if path == "/docs" { 303 } else { 200 };
         assert_eq!(service.get(path).await.status, expected, "{path}");
     }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::fake::FakeModel;
 use super::{request, sequence};
 use crate::config::Config;
-use crate::{ServerError, serve};
+use crate::{ReferenceSource, ServerError, serve};
 
 /// One request on its own connection, as a blocking client makes it; the whole answer as text.
 fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> String {
@@ -53,7 +53,7 @@ async fn start(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let result = tokio::spawn(serve(config, listener, load, async {
+    let result = tokio::spawn(serve(config, listener, ReferenceSource::new(load), async {
         let _ = stopped.await;
     }));
     Running { address, stop, result }
@@ -166,8 +166,8 @@ async fn stopping_while_loading_does_not_wait_for_the_load() {
 #[tokio::test]
 async fn an_open_address_is_refused() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let load = || Ok::<_, String>(Box::new(FakeModel::default()) as Box<dyn ReferenceModel>);
-    let result = serve(Config::default(), listener, load, async {}).await;
+    let source = ReferenceSource::new(|| Ok::<_, String>(Box::new(FakeModel::default()) as Box<dyn ReferenceModel>));
+    let result = serve(Config::default(), listener, source, async {}).await;
     assert!(matches!(result, Err(ServerError::Open { .. })));
 }
 

@@ -28,9 +28,9 @@ pub(crate) async fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let url = format!("http://{}", listener.local_addr()?);
-    let load = reference::loader(&config);
+    let source = reference::source(&config);
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(plumbline_server::serve(config, listener, load, async move {
+    let server = tokio::spawn(plumbline_server::serve(config, listener, source, async move {
         // A dropped sender means that the demo has ended: stop as well.
         let _ = stopped.await;
     }));

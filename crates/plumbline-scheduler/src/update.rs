@@ -1,0 +1,142 @@
+//! New weights beside the current ones: make room, load, hand over to the model thread.
+
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use plumbline_core::{ReferenceInfo, ReferenceModel};
+use tokio::sync::oneshot;
+
+use crate::model_thread::load_model;
+use crate::residents::Residents;
+use crate::shared::{Arrival, Shared};
+use crate::{Scheduler, SchedulerState};
+
+/// Why the weights were not replaced. The current ones go on serving.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// There is no current model to replace: it is still loading, or the scheduler is ending.
+    #[error("the reference model is not serving: it is loading or shutting down")]
+    NotServing,
+    /// Loading failed or panicked.
+    #[error("{0}")]
+    Load(String),
+    /// What was loaded is not the same model with other weights.
+    #[error("the checkpoint is another model: {field} is {found}, the resident model has {expected}")]
+    OtherModel {
+        /// What differs.
+        field: &'static str,
+        /// Of the checkpoint.
+        found: String,
+        /// Of the resident model.
+        expected: String,
+    },
+    /// The new weights do not fit beside the current ones.
+    #[error(
+        "no room: new weights of {needed} bytes beside {held} bytes of current ones exceed the limit of {limit} bytes"
+    )]
+    NoRoom {
+        /// Bytes of the new weights.
+        needed: u64,
+        /// Bytes of the current weights.
+        held: u64,
+        /// The configured limit.
+        limit: u64,
+    },
+    /// The thread that loads could not be started.
+    #[error("cannot start a thread to load with: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl Scheduler {
+    /// Replaces the current weights: loads new ones on a thread of their own while scoring goes on, and swaps between two
+    /// batches. Work that was admitted before is scored with the version that it was admitted for.
+    ///
+    /// Updates run one after the other. A load that has begun is finished even if the caller leaves; then its result is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the current weights go on serving.
+    pub async fn update_weights<F, E>(&self, load: F) -> Result<Arc<ReferenceInfo>, UpdateError>
+    where
+        F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+        E: Display,
+    {
+        let shared = self.shared();
+        // Travels with the load: a second one must not begin while it runs.
+        let turn = Arc::clone(&shared.updates).lock_owned().await;
+        let current = serving(shared)?;
+        make_room(shared, &current).await?;
+        let (sender, loaded) = oneshot::channel();
+        thread::Builder::new().name("plumbline-load".into()).spawn(move || {
+            // Nobody listens any more if the caller left.
+            drop(sender.send((load_model(load), turn)));
+        })?;
+        let (result, _turn) = loaded.await.map_err(|_| UpdateError::Load("the loading thread died".into()))?;
+        let (model, info) = result.map_err(UpdateError::Load)?;
+        check_same_model(&current, &info)?;
+        let (done, installed) = oneshot::channel();
+        shared.hand_over(Arrival { model, info: Arc::clone(&info), done });
+        installed.await.map_err(|_| UpdateError::NotServing)?;
+        Ok(info)
+    }
+
+    /// The versions of the weights that are in memory.
+    #[must_use]
+    pub fn residents(&self) -> Residents {
+        self.shared().residents()
+    }
+
+    /// Waits until `wanted` holds for the versions in memory; `None` if the scheduler ended first.
+    pub async fn residents_when(&self, wanted: impl FnMut(&Residents) -> bool) -> Option<Residents> {
+        let mut versions = self.shared().watch_residents();
+        versions.wait_for(wanted).await.ok().map(|residents| residents.clone())
+    }
+}
+
+fn serving(shared: &Shared) -> Result<Arc<ReferenceInfo>, UpdateError> {
+    match shared.state() {
+        SchedulerState::Ready => shared.reference().ok_or(UpdateError::NotServing),
+        _ => Err(UpdateError::NotServing),
+    }
+}
+
+/// Lets old versions go until another one of the current one's size fits.
+async fn make_room(shared: &Shared, current: &ReferenceInfo) -> Result<(), UpdateError> {
+    let limit = shared.config().max_weight_bytes;
+    if limit == 0 {
+        return Ok(());
+    }
+    let needed = current.weight_bytes;
+    if needed.saturating_mul(2) > limit {
+        return Err(UpdateError::NoRoom { needed, held: current.weight_bytes, limit });
+    }
+    shared.retire_until(limit - needed);
+    let mut versions = shared.watch_residents();
+    let fits = versions.wait_for(|residents| residents.weight_bytes() <= limit - needed);
+    let mut states = shared.watch();
+    tokio::select! {
+        fits = fits => fits.map(|_| ()).map_err(|_| UpdateError::NotServing),
+        _ = states.wait_for(|state| !matches!(state, SchedulerState::Ready)) => Err(UpdateError::NotServing),
+    }
+}
+
+/// Weights of another model would be another ruler.
+fn check_same_model(current: &ReferenceInfo, new: &ReferenceInfo) -> Result<(), UpdateError> {
+    let number = |value: u64| value.to_string();
+    let size = |value: usize| value.to_string();
+    let fields = [
+        ("family", new.family.clone(), current.family.clone()),
+        ("vocab_size", size(new.limits.vocab_size), size(current.limits.vocab_size)),
+        ("max_positions", size(new.limits.max_positions), size(current.limits.max_positions)),
+        ("parameters", number(new.parameters), number(current.parameters)),
+        ("dtype", new.dtype.clone(), current.dtype.clone()),
+        ("head_dtype", new.head_dtype.clone(), current.head_dtype.clone()),
+        ("device", new.device.clone(), current.device.clone()),
+    ];
+    match fields.into_iter().find(|(_, found, expected)| found != expected) {
+        Some((field, found, expected)) => Err(UpdateError::OtherModel { field, found, expected }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,124 @@
+//! Weights that follow the policy: checkpoints on disk become versions of the resident reference.
+
+mod availability;
+mod confine;
+mod version;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use plumbline_core::{ReferenceInfo, ReferenceModel};
+use plumbline_scheduler::{Scheduler, UpdateError};
+
+pub(crate) use self::availability::{Availability, Wanted, available};
+pub(crate) use self::confine::{ConfineError, Confined};
+pub(crate) use self::version::directory_version;
+pub(crate) use self::watch::{WatchConfig, watch};
+
+use crate::metrics::ServiceMetrics;
+
+/// Loads a checkpoint folder as a version of the resident model.
+pub(crate) type LoadVersion = Arc<dyn Fn(&Path, &str) -> Result<Box<dyn ReferenceModel>, String> + Send + Sync>;
+
+/// Where references come from: the first one, and new versions of its weights.
+pub struct ReferenceSource {
+    pub(crate) initial: Box<dyn FnOnce() -> Result<Box<dyn ReferenceModel>, String> + Send>,
+    pub(crate) version: Option<LoadVersion>,
+}
+
+impl ReferenceSource {
+    /// A reference whose weights never change. `initial` runs on the model's thread.
+    pub fn new<E: std::fmt::Display>(
+        initial: impl FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+    ) -> Self {
+        Self { initial: Box::new(|| initial().map_err(|error| format!("{error:#}"))), version: None }
+    }
+
+    /// `load` makes a version of the model from a checkpoint folder and the version's name. It runs on a thread of its own.
+    #[must_use]
+    pub fn with_versions<E: std::fmt::Display>(
+        self,
+        load: impl Fn(&Path, &str) -> Result<Box<dyn ReferenceModel>, E> + Send + Sync + 'static,
+    ) -> Self {
+        let load: LoadVersion =
+            Arc::new(move |directory, version| load(directory, version).map_err(|error| format!("{error:#}")));
+        Self { version: Some(load), ..self }
+    }
+}
+
+impl std::fmt::Debug for ReferenceSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReferenceSource").field("follows", &self.version.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Why a checkpoint did not become the current version.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WeightsError {
+    /// The path may not be read.
+    #[error(transparent)]
+    Path(#[from] ConfineError),
+    /// This server's reference has no way to load versions.
+    #[error("this server's reference cannot change its weights")]
+    Fixed,
+    /// The scheduler refused or the load failed.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+}
+
+/// Replaces the weights of the resident reference.
+#[derive(Clone)]
+pub(crate) struct Weights {
+    scheduler: Scheduler,
+    metrics: ServiceMetrics,
+    confined: Arc<Confined>,
+    load: Option<LoadVersion>,
+}
+
+impl Weights {
+    pub(crate) fn new(
+        scheduler: Scheduler,
+        metrics: ServiceMetrics,
+        roots: &[PathBuf],
+        load: Option<LoadVersion>,
+    ) -> Self {
+        Self { scheduler, metrics, confined: Arc::new(Confined::new(roots)), load }
+    }
+
+    /// Whether new versions can come at all.
+    pub(crate) fn can_follow(&self) -> bool {
+        self.load.is_some() && !self.confined.is_empty()
+    }
+
+    /// Loads the checkpoint at `path` as `version`, which becomes the current one. A broken checkpoint leaves everything as
+    /// it was; each failure is logged and counted.
+    pub(crate) async fn update(&self, path: &Path, version: &str) -> Result<Arc<ReferenceInfo>, WeightsError> {
+        let began = std::time::Instant::now();
+        let result = self.try_update(path, version).await;
+        match &result {
+            Ok(_) => {
+                self.metrics.weights_loaded(began.elapsed());
+                tracing::info!(path = %path.display(), version, "the weights were updated");
+            }
+            Err(error) => {
+                self.metrics.weights_refused();
+                tracing::error!(path = %path.display(), version, %error, "the weights were not updated");
+            }
+        }
+        result
+    }
+
+    async fn try_update(&self, path: &Path, version: &str) -> Result<Arc<ReferenceInfo>, WeightsError> {
+        let load = self.load.clone().ok_or(WeightsError::Fixed)?;
+        let directory = self.confined.directory(path)?;
+        let version = version.to_owned();
+        Ok(self.scheduler.update_weights(move || load(&directory, &version)).await?)
+    }
+}
+
+impl std::fmt::Debug for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weights").field("confined", &self.confined).finish_non_exhaustive()
+    }
+}
