@@ -14,3 +14,4 @@ mod lifecycle;
 mod metrics_page;
 mod recordings;
 mod support;
+mod weights;
