@@ -69,11 +69,12 @@ pub struct Target {
 /// Sequences packed for one forward, struct of arrays.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PackedBatch {
-    token_ids: Vec<TokenId>,
-    position_ids: Vec<u32>,
-    segments: Vec<Segment>,
-    targets: Vec<Target>,
-    sequence_targets: Vec<Range<usize>>,
+    pub(crate) token_ids: Vec<TokenId>,
+    pub(crate) position_ids: Vec<u32>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) sequence_targets: Vec<Range<usize>>,
+    pub(crate) saved_tokens: usize,
 }
 
 impl PackedBatch {
@@ -137,6 +138,12 @@ impl PackedBatch {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.token_ids.len()
+    }
+
+    /// Number of rows that sequences would take in addition if they shared none.
+    #[must_use]
+    pub fn saved_tokens(&self) -> usize {
+        self.saved_tokens
     }
 
     /// Number of packed sequences.

@@ -78,9 +78,50 @@ impl fmt::Display for ComputeDevice {
     }
 }
 
+/// Which implementation of the model's operations runs. Written `auto`, `generic`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernels {
+    /// The fastest one for the device and the number format.
+    #[default]
+    Auto,
+    /// The plain one that runs on any device and in any format; slow on a CPU.
+    Generic,
+}
+
+impl FromStr for Kernels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "generic" => Ok(Self::Generic),
+            _ => Err("not supported, use auto or generic".into()),
+        }
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Generic => "generic",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_are_read_as_they_are_written() {
+        for kernels in [Kernels::Auto, Kernels::Generic] {
+            assert_eq!(kernels.to_string().parse(), Ok(kernels));
+            assert_eq!(serde_json::to_value(kernels).unwrap(), kernels.to_string());
+        }
+        assert!("fast".parse::<Kernels>().is_err());
+    }
 
     #[test]
     fn devices_are_read_as_they_are_written() {

@@ -11,6 +11,21 @@ pub trait ReferenceModel: Send {
     /// What is resident.
     fn info(&self) -> &ReferenceInfo;
 
+    /// Whether sequences with the same first tokens may share those rows in a batch ([`PackedBatch::pack_shared`]). A model
+    /// whose positions depend on the length of the whole sequence cannot.
+    fn shares_prefixes(&self) -> bool {
+        false
+    }
+
+    /// Makes later calls of [`ReferenceModel::score`] need less memory at the price of speed, after one that ran out of it;
+    /// `false` if there is nothing left to save.
+    fn save_memory(&mut self) -> bool {
+        false
+    }
+
+    /// Takes back one step of [`ReferenceModel::save_memory`], if there is one.
+    fn spend_memory(&mut self) {}
+
     /// Scores every target of the batch; one [`TokenScores`] per packed sequence, in order.
     ///
     /// A sequence's numbers do not depend on what else is in the batch (bit for bit on CPU in f32).

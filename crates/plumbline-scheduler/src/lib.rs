@@ -6,18 +6,22 @@
 //! model starts at once with what is there, and while it is busy the next batch grows.
 //!
 //! Rules that callers can rely on:
-//! - First in, first out. The first sequence that does not fit ends a batch, so nothing is ever overtaken or starved, but by
-//!   sequences of the batch's own version of the weights.
+//! - First in, first out, but for two things: a batch is of one version of the weights, and members of an RL group, which
+//!   share their prompt, are batched together. The oldest sequence is in every batch, so nothing starves.
+//! - What sequences of a batch have in common at their beginning is computed once, with the same numbers.
 //! - A sequence above the batch budget is scored alone, never truncated and never stuck.
 //! - All sequences of one submit are admitted or none, by the same rule for one sequence and for a group.
 //! - Every admitted sequence is answered exactly once, unless its caller left before it started: then it is never scored.
 //! - Every sequence is scored with the version of the weights that it was admitted for, whatever is loaded meanwhile.
-//! - A failing or panicking forward answers its own batch with an error; the thread goes on.
+//! - A forward that fails or panics costs only the sequence that causes it: its batch is halved until that is found. One that
+//!   runs out of memory makes the model save memory first, and later batches smaller for a while.
 //!
 //! Locking: the queue is a `VecDeque` behind a `std` mutex with a condition variable. Critical sections only move entries
 //! and counts (and tell the [`Observer`] the new counts, so that they arrive in order). No lock is held over a forward or
 //! an await, and no async code touches the model.
 
+mod backoff;
+mod batching;
 mod config;
 mod error;
 mod model_thread;

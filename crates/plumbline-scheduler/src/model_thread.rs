@@ -10,6 +10,8 @@ use plumbline_core::{
     BatchScores, ModelError, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, ScoringSequence, TokenScores,
 };
 
+use crate::backoff::Backoff;
+use crate::batching::BatchLimits;
 use crate::queue::Entry;
 use crate::reply::SequenceOutcome;
 use crate::shared::{Arrival, Shared, Step};
@@ -26,7 +28,7 @@ where
             tracing::info!(model = %reference.model, device = %reference.device, "the reference model is resident");
             shared.open(Arc::clone(&reference));
             // The model is dropped in here: once the state says so, its memory is free.
-            match catch_panic(|| ModelThread { shared, versions: vec![(reference, model)] }.serve()) {
+            match catch_panic(|| ModelThread::new(shared, reference, model).serve()) {
                 Ok(()) => SchedulerState::Stopped,
                 Err(panic) => SchedulerState::Failed { reason: format!("the model thread panicked: {panic}").into() },
             }
@@ -62,17 +64,22 @@ where
 struct ModelThread<'a> {
     shared: &'a Shared,
     versions: Vec<(Arc<ReferenceInfo>, Box<dyn ReferenceModel>)>,
+    backoff: Backoff,
 }
 
-impl ModelThread<'_> {
+impl<'a> ModelThread<'a> {
+    fn new(shared: &'a Shared, reference: Arc<ReferenceInfo>, model: Box<dyn ReferenceModel>) -> Self {
+        Self { shared, versions: vec![(reference, model)], backoff: Backoff::new(shared.config()) }
+    }
+
     fn serve(&mut self) {
-        while let Some(step) = self.shared.next_step() {
+        while let Some(step) = self.shared.next_step(&self.limits()) {
             match step {
                 Step::Score(batch) => self.score_batch(batch),
                 Step::Install(Arrival { model, info, done }) => {
                     tracing::info!(policy_version = info.policy_version, "the weights are swapped");
                     self.versions.push((Arc::clone(&info), model));
-                    self.shared.installed(info);
+                    self.shared.installed(&info);
                     // Nobody listens any more if the caller left.
                     let _ = done.send(());
                 }
@@ -88,27 +95,55 @@ impl ModelThread<'_> {
         }
     }
 
-    fn score_batch(&mut self, batch: Vec<Entry>) {
-        match self.forward(&batch) {
-            Err(cause) if batch.len() > 1 && may_succeed_alone(&cause) => {
-                tracing::warn!(sequences = batch.len(), %cause, "a batch failed, its sequences are scored one by one");
-                self.shared.observer.batch_split(batch.len(), &cause);
-                for entry in batch {
-                    self.score_alone(entry);
-                }
-            }
-            result => self.answer(batch, result),
+    fn limits(&self) -> BatchLimits {
+        BatchLimits {
+            tokens: self.backoff.batch_tokens(),
+            sequences: self.shared.config().max_batch_sequences,
+            share_prefixes: self.versions.iter().all(|(_, model)| model.shares_prefixes()),
         }
     }
 
-    fn score_alone(&mut self, entry: Entry) {
-        if entry.is_abandoned() {
-            self.shared.finished_one();
-        } else {
-            let batch = vec![entry];
-            let result = self.forward(&batch);
-            self.answer(batch, result);
+    /// Scores a batch; where that fails, its halves, down to the sequence that is to blame.
+    fn score_batch(&mut self, batch: Vec<Entry>) {
+        let mut open = vec![batch];
+        while let Some(mut entries) = open.pop() {
+            match self.forward(&entries) {
+                Ok(scores) => self.answer(entries, Ok(scores)),
+                Err(cause) => {
+                    if matches!(cause, ModelError::OutOfMemory(_)) && self.save_memory(&entries) {
+                        open.push(entries);
+                    } else if entries.len() > 1 {
+                        tracing::warn!(sequences = entries.len(), %cause, "a batch failed, its halves are scored apart");
+                        self.shared.observer.batch_split(entries.len(), &cause);
+                        let second = entries.split_off(entries.len() / 2);
+                        open.extend([self.still_wanted(second), self.still_wanted(entries)]);
+                        open.retain(|half| !half.is_empty());
+                    } else {
+                        self.answer(entries, Err(cause));
+                    }
+                }
+            }
         }
+    }
+
+    /// After a forward that ran out of memory: makes later batches smaller. Whether the same one may fit now because the
+    /// model found something to save.
+    fn save_memory(&mut self, entries: &[Entry]) -> bool {
+        self.shared.observer.out_of_memory();
+        let saved = catch_panic(|| self.model_of(entries).is_ok_and(ReferenceModel::save_memory)).unwrap_or(false);
+        if saved {
+            tracing::warn!("out of memory: the model saves memory and tries again");
+        } else {
+            self.backoff.out_of_memory(entries.iter().map(|entry| entry.tokens).sum());
+        }
+        saved
+    }
+
+    /// Leaves out those whose caller left.
+    fn still_wanted(&self, entries: Vec<Entry>) -> Vec<Entry> {
+        let (abandoned, wanted): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::is_abandoned);
+        abandoned.iter().for_each(|_| self.shared.finished_one());
+        wanted
     }
 
     fn answer(&self, batch: Vec<Entry>, result: Result<Vec<TokenScores>, ModelError>) {
@@ -128,24 +163,36 @@ impl ModelThread<'_> {
     /// Scores the entries in one forward; on success there is one [`TokenScores`] for each.
     fn forward(&mut self, entries: &[Entry]) -> Result<Vec<TokenScores>, ModelError> {
         let started = Instant::now();
+        let unshared: usize = entries.iter().map(|entry| entry.sequence.forward_tokens()).sum();
+        let mut saved_tokens = 0;
         // The model stays usable after an error by contract; after a panic that is the best assumption there is, and
         // everything else in here is rebuilt for each batch.
         let result = catch_panic(|| {
-            let packed = PackedBatch::pack(entries.iter().map(|entry| &entry.sequence));
-            self.model_of(entries)?.score(&packed)
+            let model = self.model_of(entries)?;
+            let sequences = entries.iter().map(|entry| &entry.sequence);
+            let packed = match model.shares_prefixes() {
+                true => PackedBatch::pack_shared(sequences),
+                false => PackedBatch::pack(sequences),
+            };
+            saved_tokens = packed.saved_tokens();
+            model.score(&packed)
         });
         let elapsed = started.elapsed();
         let result = match result {
             Ok(result) => result.and_then(|scores| check_count(scores, entries.len())),
             Err(panic) => Err(ModelError::Device(format!("the model panicked: {panic}"))),
         };
-        let tokens = entries.iter().map(|entry| entry.sequence.forward_tokens()).sum();
         let timing = result.as_ref().map_or(ScoreTiming::default(), |scores| scores.timing);
         if result.is_ok() {
-            self.shared.record(tokens, elapsed);
+            // As the queue counts: what is shared goes faster.
+            self.shared.record(unshared, elapsed);
+            if self.backoff.scored() {
+                self.model_of(entries)?.spend_memory();
+            }
         }
+        let (tokens, sequences) = (unshared - saved_tokens, entries.len());
         let observation =
-            BatchObservation { tokens, sequences: entries.len(), timing, elapsed, failed: result.is_err() };
+            BatchObservation { tokens, saved_tokens, sequences, timing, elapsed, failed: result.is_err() };
         self.shared.observer.batch(&observation);
         result.map(|scores| scores.sequences)
     }
@@ -164,14 +211,6 @@ impl ModelThread<'_> {
 fn scored(entry: &Entry, scores: TokenScores) -> SequenceOutcome {
     check_shape(&entry.sequence, &scores)?;
     Ok(Scored { scores, reference: Arc::clone(&entry.reference) })
-}
-
-/// Whether one sequence or the size of the batch may be to blame, so that its neighbours need not suffer.
-fn may_succeed_alone(error: &ModelError) -> bool {
-    match error {
-        ModelError::OutOfMemory(_) | ModelError::Numerics(_) | ModelError::InvalidInput(_) => true,
-        ModelError::Device(_) => false,
-    }
 }
 
 fn check_count(scores: BatchScores, expected: usize) -> Result<BatchScores, ModelError> {

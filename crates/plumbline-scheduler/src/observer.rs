@@ -26,6 +26,9 @@ pub trait Observer: Send + Sync + 'static {
         let _ = batch;
     }
 
+    /// A forward ran out of memory.
+    fn out_of_memory(&self) {}
+
     /// The weights were swapped; `current` is the new version.
     fn swapped(&self, current: &ReferenceInfo) {
         let _ = current;
@@ -41,7 +44,7 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (sequences, tokens);
     }
 
-    /// A batch failed because of `cause` and its sequences are now scored one by one.
+    /// A batch failed because of `cause` and its two halves are now scored apart.
     fn batch_split(&self, sequences: usize, cause: &ModelError) {
         let _ = (sequences, cause);
     }
@@ -58,6 +61,8 @@ impl Observer for NullObserver {}
 pub struct BatchObservation {
     /// Rows of the forward. A sequence with nothing to score has none.
     pub tokens: usize,
+    /// Rows that were not computed because sequences shared them.
+    pub saved_tokens: usize,
     /// Sequences of the batch.
     pub sequences: usize,
     /// Where the model says the time went; zero if it failed.

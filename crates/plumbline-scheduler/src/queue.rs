@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use plumbline_core::{ReferenceInfo, ScoringSequence};
 
+use crate::ScoreError;
+use crate::batching::{BatchLimits, Group, choose};
 use crate::reply::{Reply, SequenceOutcome};
-use crate::{SchedulerConfig, ScoreError};
 
 /// What a sequence costs in admission and in a batch.
 pub(crate) fn cost(sequence: &ScoringSequence) -> usize {
@@ -22,7 +23,9 @@ pub(crate) struct Entry {
     pub(crate) reference: Arc<ReferenceInfo>,
     /// When it was admitted.
     pub(crate) since: Instant,
-    tokens: usize,
+    pub(crate) tokens: usize,
+    /// Those that it shares its prompt with.
+    pub(crate) group: Option<Group>,
     ticket: u64,
     index: usize,
     reply: Arc<Reply>,
@@ -69,10 +72,11 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Appends the sequences of one submit, each with its version, and returns the number of its ticket.
+    /// Appends the sequences of one submit, each with its version and its group, and returns the number of its ticket.
     pub(crate) fn push(
         &mut self,
         sequences: Vec<(ScoringSequence, Arc<ReferenceInfo>)>,
+        groups: &[Option<Group>],
         reply: &Arc<Reply>,
         since: Instant,
     ) -> u64 {
@@ -80,16 +84,10 @@ impl Queue {
         self.next_ticket += 1;
         for (index, (sequence, reference)) in sequences.into_iter().enumerate() {
             let tokens = cost(&sequence);
+            let group = groups.get(index).copied().flatten();
             self.tokens += tokens;
-            self.entries.push_back(Entry {
-                sequence,
-                reference,
-                since,
-                tokens,
-                ticket,
-                index,
-                reply: Arc::clone(reply),
-            });
+            let reply = Arc::clone(reply);
+            self.entries.push_back(Entry { sequence, reference, since, tokens, group, ticket, index, reply });
         }
         ticket
     }
@@ -99,33 +97,16 @@ impl Queue {
         self.entries.iter().any(|entry| Arc::ptr_eq(&entry.reference, reference))
     }
 
-    /// Takes the next batch from the front, all of one version; empty only if nothing waits.
-    ///
-    /// The first entry always goes, even above the budget; the first one of its version after it that does not fit ends the
-    /// batch. Entries of other versions stay where they are.
-    pub(crate) fn take_batch(&mut self, limits: &SchedulerConfig) -> Vec<Entry> {
-        let Some(front) = self.entries.front() else { return Vec::new() };
-        let reference = Arc::clone(&front.reference);
-        let mut amount = Amount::default();
-        let mut end = 0;
-        for entry in &self.entries {
-            if Arc::ptr_eq(&entry.reference, &reference) {
-                let full = amount.sequences >= limits.max_batch_sequences
-                    || amount.tokens.saturating_add(entry.tokens) > limits.max_batch_tokens;
-                if amount.sequences > 0 && full {
-                    break;
-                }
-                amount.tokens += entry.tokens;
-                amount.sequences += 1;
-            }
-            end += 1;
-        }
-        self.tokens -= amount.tokens;
-        let (batch, passed): (Vec<_>, Vec<_>) =
-            self.entries.drain(..end).partition(|entry| Arc::ptr_eq(&entry.reference, &reference));
-        for entry in passed.into_iter().rev() {
+    /// Takes the next batch, see [`choose`].
+    pub(crate) fn take_batch(&mut self, limits: &BatchLimits) -> Vec<Entry> {
+        let chosen = choose(&self.entries, limits);
+        let end = chosen.iter().max().map_or(0, |last| last + 1);
+        let mut scanned: Vec<Option<Entry>> = self.entries.drain(..end).map(Some).collect();
+        let batch: Vec<Entry> = chosen.into_iter().filter_map(|index| scanned[index].take()).collect();
+        for entry in scanned.into_iter().flatten().rev() {
             self.entries.push_front(entry);
         }
+        self.tokens -= batch.iter().map(|entry| entry.tokens).sum::<usize>();
         batch
     }
 
@@ -149,7 +130,7 @@ impl Queue {
 mod tests {
     use std::sync::OnceLock;
 
-    use plumbline_core::ModelLimits;
+    use plumbline_core::{MIN_SHARED_TOKENS, ModelLimits, PackedBatch};
     use proptest::prelude::*;
 
     use super::*;
@@ -182,18 +163,11 @@ mod tests {
     fn push_versions(queue: &mut Queue, tokens: &[usize], versions: &[Arc<ReferenceInfo>]) -> u64 {
         let (reply, _receiver) = Reply::new(tokens.len());
         let sequences = tokens.iter().copied().map(sequence).zip(versions.iter().cloned()).collect();
-        queue.push(sequences, &Arc::new(reply), Instant::now())
+        queue.push(sequences, &[], &Arc::new(reply), Instant::now())
     }
 
-    fn limits(max_batch_tokens: usize, max_batch_sequences: usize) -> SchedulerConfig {
-        let max_queue_tokens = usize::MAX;
-        SchedulerConfig {
-            max_queue_tokens,
-            max_batch_tokens,
-            max_batch_sequences,
-            keep_versions: 1,
-            max_weight_bytes: 0,
-        }
+    fn limits(tokens: usize, sequences: usize) -> BatchLimits {
+        BatchLimits { tokens, sequences, share_prefixes: true }
     }
 
     fn batches(queue: &mut Queue, max_batch_tokens: usize, max_batch_sequences: usize) -> Vec<Vec<usize>> {
@@ -280,6 +254,48 @@ mod tests {
                 let of_version = |index: &usize| mix[*index].1 == version;
                 prop_assert!(order.iter().copied().filter(of_version).eq((0..mix.len()).filter(of_version)));
             }
+        }
+
+        /// Members of groups from anywhere: nothing is lost, the oldest is in each batch, mates are together as far as they
+        /// fit, and the rows of the packed batch are within the budget.
+        #[test]
+        fn groups_are_kept_together(
+            mix in prop::collection::vec((0u32..5, 1usize..30), 1..60),
+            max_tokens in 60usize..400,
+        ) {
+            let prompt = |group: u32| (0..50).map(|at| if at < 30 { at } else { at * 5 + group }).collect::<Vec<u32>>();
+            let sequences: Vec<ScoringSequence> = mix
+                .iter()
+                .enumerate()
+                .map(|(index, (group, completion))| {
+                    let mut token_ids = prompt(*group);
+                    token_ids.extend((0..*completion).map(|at| 1000 + (index * 31 + at) as u32));
+                    ScoringSequence { scored: 50..token_ids.len(), ..ScoringSequence::all_tokens(token_ids) }
+                })
+                .collect();
+            let groups: Vec<_> = sequences.iter().map(Group::of).collect();
+            let mut queue = Queue::default();
+            let reference = info();
+            let work = sequences.iter().cloned().map(|sequence| (sequence, Arc::clone(&reference))).collect();
+            let (reply, _receiver) = Reply::new(mix.len());
+            queue.push(work, &groups, &Arc::new(reply), Instant::now());
+            let mut seen = Vec::new();
+            while let Some(oldest) = queue.entries.front().map(|entry| entry.index) {
+                let waiting: Vec<usize> = queue.entries.iter().map(|entry| entry.index).collect();
+                let batch = queue.take_batch(&limits(max_tokens, 20));
+                prop_assert_eq!(batch[0].index, oldest);
+                let packed = PackedBatch::pack_shared(batch.iter().map(|entry| &entry.sequence));
+                prop_assert!(batch.len() == 1 || packed.tokens() <= max_tokens, "{} rows", packed.tokens());
+                let mates = waiting.iter().filter(|index| mix[**index].0 == mix[oldest].0).count();
+                let together = batch.iter().filter(|entry| mix[entry.index].0 == mix[oldest].0).count();
+                // A mate takes its completion and up to 15 rows of the prompt.
+                let mates_fit = 50 + mates * (30 + MIN_SHARED_TOKENS) <= max_tokens && mates <= 20;
+                prop_assert!(!mates_fit || together == mates, "{together} of {mates}");
+                seen.extend(batch.iter().map(|entry| entry.index));
+            }
+            prop_assert_eq!(queue.amount(), Amount::default());
+            seen.sort_unstable();
+            prop_assert!(seen.into_iter().eq(0..mix.len()));
         }
 
         /// Order is kept, nothing is lost, every batch is within its limits unless it is a single, and none could be longer.

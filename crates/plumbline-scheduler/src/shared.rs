@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use plumbline_core::{ReferenceInfo, ReferenceModel, ScoringSequence};
 use tokio::sync::{oneshot, watch};
 
+use crate::batching::{BatchLimits, Group};
 use crate::queue::{Amount, Entry, Queue, cost};
 use crate::reply::Reply;
 use crate::residents::Residents;
@@ -106,6 +107,8 @@ impl Shared {
     pub(crate) fn submit(self: &Arc<Self>, sequences: Vec<ScoringSequence>) -> Result<Ticket, SubmitError> {
         let cost = sequences.iter().map(cost).fold(0, usize::saturating_add);
         let count = sequences.len();
+        // Before the lock: it looks at every token.
+        let groups: Vec<_> = sequences.iter().map(Group::of).collect();
         let mut work = self.lock();
         self.check_open()?;
         let sequences = self.with_versions(sequences)?;
@@ -122,7 +125,7 @@ impl Shared {
         if count == 0 {
             return Ok(Ticket::new(None, receiver, Arc::clone(self)));
         }
-        let number = work.queue.push(sequences, &Arc::new(reply), Instant::now());
+        let number = work.queue.push(sequences, &groups, &Arc::new(reply), Instant::now());
         self.observe_queue(&work);
         drop(work);
         self.wake.notify_one();
@@ -154,7 +157,7 @@ impl Shared {
     }
 
     /// Waits for something to do; `None` once the scheduler drains and nothing waits.
-    pub(crate) fn next_step(&self) -> Option<Step> {
+    pub(crate) fn next_step(&self, limits: &BatchLimits) -> Option<Step> {
         let mut work = self.lock();
         loop {
             if let Some(idle) = self.residents.borrow().leaving().iter().find(|info| !work.queue.needs(info)) {
@@ -171,7 +174,7 @@ impl Shared {
             }
             work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
         }
-        let batch = work.queue.take_batch(&self.config);
+        let batch = work.queue.take_batch(limits);
         self.running.store(batch.len(), Ordering::Relaxed);
         self.observe_queue(&work);
         drop(work);
@@ -192,11 +195,11 @@ impl Shared {
     }
 
     /// The model thread has a version, which is the current one from now on.
-    pub(crate) fn installed(&self, info: Arc<ReferenceInfo>) {
+    pub(crate) fn installed(&self, info: &Arc<ReferenceInfo>) {
         let work = self.lock();
-        self.change_residents(&work, |residents| residents.add(Arc::clone(&info), self.config.keep_versions));
+        self.change_residents(&work, |residents| residents.add(Arc::clone(info), self.config.keep_versions));
         drop(work);
-        self.observer.swapped(&info);
+        self.observer.swapped(info);
     }
 
     /// The model thread has dropped a version.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -236,6 +237,7 @@ pub(crate) struct Recorder {
     pub(crate) batches: Mutex<Vec<BatchObservation>>,
     pub(crate) cancelled: Mutex<Vec<(usize, usize)>>,
     pub(crate) splits: Mutex<Vec<(usize, ModelError)>>,
+    pub(crate) out_of_memory: AtomicUsize,
 }
 
 impl Recorder {
@@ -256,6 +258,10 @@ impl Observer for Recorder {
 
     fn batch(&self, batch: &BatchObservation) {
         self.batches.lock().unwrap().push(*batch);
+    }
+
+    fn out_of_memory(&self) {
+        self.out_of_memory.fetch_add(1, Ordering::Relaxed);
     }
 
     fn cancelled(&self, sequences: usize, tokens: usize) {

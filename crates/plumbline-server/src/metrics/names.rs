@@ -28,7 +28,11 @@ pub(super) const BATCH_SEQUENCES: Described = ("plumbline_batch_sequences", "Seq
 pub(super) const BATCHES_FAILED: Described =
     ("plumbline_batches_failed_total", "Batches that the reference failed to score.");
 pub(super) const BATCH_SPLITS: Described =
-    ("plumbline_batch_splits_total", "Failed batches whose sequences were then scored one by one.");
+    ("plumbline_batch_splits_total", "Failed batches whose halves were then scored apart.");
+pub(super) const OOM_BACKOFFS: Described =
+    ("plumbline_oom_backoffs_total", "Forwards that ran out of memory, after which less of it is used.");
+pub(super) const PREFIX_TOKENS_SAVED: Described =
+    ("plumbline_prefix_tokens_saved_total", "Rows that were not computed because sequences share a beginning.");
 pub(super) const FORWARD_SECONDS: Described =
     ("plumbline_forward_seconds", "Time of one batch in the embedding and the decoder layers.");
 pub(super) const HEAD_SECONDS: Described =

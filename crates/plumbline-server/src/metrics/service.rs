@@ -21,6 +21,8 @@ pub(crate) struct ServiceMetrics {
     batch_sequences: Histogram,
     batches_failed: IntCounter,
     batch_splits: IntCounter,
+    oom_backoffs: IntCounter,
+    prefix_tokens_saved: IntCounter,
     forward_seconds: Histogram,
     head_seconds: Histogram,
     cancelled_sequences: IntCounter,
@@ -67,6 +69,8 @@ impl ServiceMetrics {
             batch_sequences: histogram(registry, names::BATCH_SEQUENCES, &names::BATCH_SEQUENCES_BUCKETS)?,
             batches_failed: counter(registry, names::BATCHES_FAILED)?,
             batch_splits: counter(registry, names::BATCH_SPLITS)?,
+            oom_backoffs: counter(registry, names::OOM_BACKOFFS)?,
+            prefix_tokens_saved: counter(registry, names::PREFIX_TOKENS_SAVED)?,
             forward_seconds: seconds(names::FORWARD_SECONDS)?,
             head_seconds: seconds(names::HEAD_SECONDS)?,
             cancelled_sequences: counter(registry, names::CANCELLED_SEQUENCES)?,
@@ -165,9 +169,14 @@ impl Observer for ServiceMetrics {
         if batch.failed {
             self.batches_failed.inc();
         } else {
+            self.prefix_tokens_saved.inc_by(batch.saved_tokens as u64);
             self.forward_seconds.observe(batch.timing.forward.as_secs_f64());
             self.head_seconds.observe(batch.timing.head.as_secs_f64());
         }
+    }
+
+    fn out_of_memory(&self) {
+        self.oom_backoffs.inc();
     }
 
     fn swapped(&self, current: &ReferenceInfo) {
