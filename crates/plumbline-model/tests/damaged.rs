@@ -46,7 +46,7 @@ fn truncated_files() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes.push(0);
     std::fs::write(&path, bytes).unwrap();
-    assert_refused(&folder, "model.safetensors is not usable: incomplete metadata, file not fully covered");
+    assert_refused(&folder, "model.safetensors is not usable: the file has 1 bytes after its last tensor");
 }
 
 #[test]

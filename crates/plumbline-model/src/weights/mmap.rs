@@ -1,4 +1,4 @@
-//! Read-only memory maps of weight files.
+//! Read-only memory maps of GGUF files.
 
 #![allow(unsafe_code)]
 
@@ -15,8 +15,8 @@ pub(super) fn map(path: &Path) -> Result<Mmap, WeightsError> {
     let file = File::open(path).map_err(read_error)?;
     // SAFETY: the map is read-only and only ever seen as `&[u8]`. Its bytes stay valid as long as nobody truncates or
     // rewrites the file in place while it is mapped. Every tensor is copied out of the map during load and the map is
-    // dropped with the source when load ends, so the window is the load itself; a trainer publishes a checkpoint by
-    // writing a new folder. Bytes that change in that window can give wrong weights, which the finiteness and shape checks
-    // cannot fully exclude, but no Rust value with an invalid representation: all is plain bytes until converted.
+    // dropped with the source when load ends, so the window is the load at the start of the process, of a file that its
+    // user named; checkpoints that come later are safetensors, which are not mapped. Bytes that change in that window can
+    // give wrong weights, but no Rust value with an invalid representation: all is plain bytes until converted.
     unsafe { Mmap::map(&file) }.map_err(read_error)
 }

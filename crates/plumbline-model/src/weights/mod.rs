@@ -1,6 +1,7 @@
 //! Checkpoints: where tensors come from, and the check that a model uses all of them and lacks none.
 
 mod adapter;
+mod contents;
 mod gguf;
 mod loader;
 mod mmap;

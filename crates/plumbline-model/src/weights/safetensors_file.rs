@@ -5,36 +5,24 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
 use safetensors::tensor::Metadata;
-use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
-use super::{TensorInfo, TensorSource, WeightsError, mmap};
+use super::contents::Contents;
+use super::{TensorInfo, TensorSource, WeightsError};
 
 /// Tensors of one or several safetensors files.
 pub(super) struct SafetensorsFile {
-    files: Vec<Bytes>,
+    files: Vec<Contents>,
     tensors: BTreeMap<String, Stored>,
 }
 
-enum Bytes {
-    Mapped(Mmap),
-    Static(&'static [u8]),
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Static(bytes) => bytes,
-        }
-    }
-}
+/// Bytes of a header at most, as the safetensors library has it.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 struct Stored {
     file: usize,
-    bytes: Range<usize>,
+    bytes: Range<u64>,
     dtype: safetensors::Dtype,
     shape: Vec<usize>,
 }
@@ -48,14 +36,15 @@ impl SafetensorsFile {
     pub(super) fn open(paths: &[PathBuf]) -> Result<Self, WeightsError> {
         let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new() };
         for path in paths {
-            opened.add(path, Bytes::Mapped(mmap::map(path)?))?;
+            let contents = Contents::open(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
+            opened.add(path, contents)?;
         }
         Ok(opened)
     }
 
     pub(super) fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
         let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new() };
-        opened.add(Path::new(name), Bytes::Static(bytes))?;
+        opened.add(Path::new(name), Contents::Static(bytes))?;
         Ok(opened)
     }
 
@@ -81,42 +70,50 @@ impl SafetensorsFile {
         }
     }
 
-    fn add(&mut self, path: &Path, bytes: Bytes) -> Result<(), WeightsError> {
+    fn add(&mut self, path: &Path, contents: Contents) -> Result<(), WeightsError> {
         let malformed = |reason: String| WeightsError::Malformed { path: path.into(), reason };
-        let slice = bytes.as_slice();
-        // Checks the header and that the tensors cover the rest of the file exactly.
-        let (header, metadata): (usize, Metadata) =
-            SafeTensors::read_metadata(slice).map_err(|error| malformed(describe(&error, slice)))?;
-        let data = header + size_of::<u64>();
+        let (metadata, data) = header(&contents).map_err(malformed)?;
         let file = self.files.len();
         for (name, info) in metadata.tensors() {
-            let (begin, end) = info.data_offsets;
+            let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
             let stored = Stored { file, bytes: data + begin..data + end, dtype: info.dtype, shape: info.shape.clone() };
             if self.tensors.insert(name.clone(), stored).is_some() {
                 return Err(malformed(format!("tensor `{name}` is stored twice")));
             }
         }
-        self.files.push(bytes);
+        self.files.push(contents);
         Ok(())
     }
 }
 
-/// The reason with the tensor's name, which the library leaves out where the file is shorter than its header says.
-fn describe(error: &SafeTensorError, file: &[u8]) -> String {
-    let cut = match error {
-        SafeTensorError::MetadataIncompleteBuffer => first_cut_tensor(file),
-        _ => None,
-    };
-    cut.map_or_else(|| error.to_string(), |name| format!("the file ends inside tensor `{name}`"))
-}
-
-/// The first tensor that ends beyond the file.
-fn first_cut_tensor(file: &[u8]) -> Option<String> {
-    let (size, rest) = file.split_first_chunk()?;
-    let (header, data) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*size)).ok()?)?;
-    let metadata: Metadata = serde_json::from_slice(header).ok()?;
-    let cut = metadata.tensors().into_iter().filter(|(_, info)| info.data_offsets.1 > data.len());
-    cut.min_by_key(|(_, info)| info.data_offsets).map(|(name, _)| name)
+/// The header, and where the tensors begin. Their ranges cover the rest of the file exactly, one after the other.
+fn header(contents: &Contents) -> Result<(Metadata, u64), String> {
+    const SIZE_BYTES: u64 = size_of::<u64>() as u64;
+    let reading = |error: std::io::Error| format!("cannot be read: {error}");
+    let len = contents.len().map_err(reading)?;
+    if len < SIZE_BYTES {
+        return Err("the file ends before its header".into());
+    }
+    let size = contents.read(0..SIZE_BYTES).map_err(reading)?;
+    let size = u64::from_le_bytes(size.as_ref().try_into().map_err(|_| "the header has no size")?);
+    if size > MAX_HEADER_BYTES || size > len - SIZE_BYTES {
+        return Err(format!("its header has {size} bytes, the file {len}"));
+    }
+    let data = SIZE_BYTES + size;
+    let json = contents.read(SIZE_BYTES..data).map_err(reading)?;
+    // Checks offsets, shapes and sizes against each other.
+    let metadata: Metadata =
+        serde_json::from_slice(&json).map_err(|error| format!("its header is invalid: {error}"))?;
+    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    if let Some((name, _)) = tensors.iter().find(|(_, info)| info.data_offsets.1 as u64 > len - data) {
+        return Err(format!("the file ends inside tensor `{name}`"));
+    }
+    let end = tensors.last().map_or(0, |(_, info)| info.data_offsets.1 as u64);
+    if end != len - data {
+        return Err(format!("the file has {} bytes after its last tensor", len - data - end));
+    }
+    Ok((metadata, data))
 }
 
 impl TensorSource for SafetensorsFile {
@@ -138,10 +135,8 @@ impl TensorSource for SafetensorsFile {
             safetensors::Dtype::BF16 => DType::BF16,
             other => return Err(error(format!("stored as {other:?}; supported are F64, F32, F16 and BF16"))),
         };
-        let bytes = &self.files[stored.file].as_slice()[stored.bytes.clone()];
-        Tensor::from_raw_buffer(bytes, from, shape, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(dtype))
-            .and_then(|tensor| tensor.to_device(device))
+        self.files[stored.file]
+            .tensor(stored.bytes.clone(), from, shape, dtype, device)
             .map_err(|source| error(source.to_string()))
     }
 }
