@@ -10,6 +10,8 @@
 mod bad_input;
 mod commands;
 mod concurrency;
+#[cfg(feature = "hub")]
+mod hub;
 mod lifecycle;
 mod metrics_page;
 mod recordings;

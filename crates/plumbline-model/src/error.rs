@@ -34,6 +34,35 @@ pub enum LoadError {
         /// Why.
         source: WeightsError,
     },
+    /// The model is neither a path nor a hub id.
+    #[error(
+        "there is no folder or file {}, and it is not written like a Hugging Face hub id (NAME or ORGANISATION/NAME) either",
+        path.display()
+    )]
+    NothingThere {
+        /// What was asked for.
+        path: PathBuf,
+    },
+    /// A revision of something that has none.
+    #[error("revision {revision} was asked for, but {} is a folder or file: only models of the hub have revisions", path.display())]
+    RevisionOfPath {
+        /// The folder or file.
+        path: PathBuf,
+        /// The revision.
+        revision: String,
+    },
+    /// A model of the hub, in a build that cannot load one.
+    #[error(
+        "there is no folder or file {id}, and as a Hugging Face hub id it cannot be loaded: built without the feature `hub`"
+    )]
+    WithoutHub {
+        /// The model.
+        id: String,
+    },
+    /// A model of the hub could not be had.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The device cannot be used.
     #[error("device {device} cannot be used: {reason}")]
     Device {

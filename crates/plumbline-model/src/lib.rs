@@ -5,6 +5,7 @@
 //! - `ops`: the operations that the forward is written over, the seam for devices;
 //! - `decoder`: the one forward; `rope`: its position tables;
 //! - `text`: tokens' text and the prompts of chats;
+//! - `hub`: models of the Hugging Face hub and their cache; `locate`: whether a name is a path or a hub id;
 //! - `load` and `reference`: from a folder to a [`plumbline_core::ReferenceModel`].
 //!
 //! The only crate that knows candle.
@@ -12,7 +13,10 @@
 mod compute;
 mod decoder;
 mod error;
+#[cfg(feature = "hub")]
+mod hub;
 mod load;
+mod locate;
 mod ops;
 mod reference;
 mod rope;
@@ -21,6 +25,8 @@ mod text;
 mod weights;
 
 pub use error::LoadError;
+#[cfg(feature = "hub")]
+pub use hub::{DEFAULT_REVISION, HubError, HubModel, HubRequest, HubSettings, HubSnapshot, HubToken};
 pub use load::{EmbeddedModel, LoadOptions, ModelSource};
 pub use reference::CandleReference;
 pub use spec::{

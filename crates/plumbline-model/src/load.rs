@@ -18,6 +18,9 @@ pub enum ModelSource {
     Directory(PathBuf),
     /// A GGUF file: weights and configuration in one.
     Gguf(PathBuf),
+    /// A model of the Hugging Face hub.
+    #[cfg(feature = "hub")]
+    Hub(crate::hub::HubModel),
     /// A model that is part of the binary.
     Embedded(EmbeddedModel),
     /// Random weights for a folder's `config.json`: for measuring throughput, the scores mean nothing.
@@ -61,7 +64,7 @@ impl ModelSource {
         if path.is_file() { Self::Gguf(path) } else { Self::Directory(path) }
     }
 
-    /// The model's name in answers: the last part of its path.
+    /// The model's name in answers: the last part of its path, or its hub id.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -71,11 +74,13 @@ impl ModelSource {
                     .file_name()
                     .map_or_else(|| named.display().to_string(), |name| name.to_string_lossy().into_owned())
             }
+            #[cfg(feature = "hub")]
+            Self::Hub(model) => model.id.clone(),
             Self::Embedded(model) => model.name.into(),
         }
     }
 
-    /// Loads the model, under `options.name` if that is given.
+    /// Loads the model, under `options.name` if that is given. A model of the hub is downloaded if the cache lacks it.
     ///
     /// # Errors
     /// [`LoadError`] says which file, configuration key or tensor is in the way.
@@ -121,7 +126,7 @@ impl ModelSource {
         Ok(CandleReference::new(decoder, name.clone(), version, (dtype, head_dtype), &device, sizes))
     }
 
-    /// Opens the files without reading any weight.
+    /// Opens the files without reading any weight; has them downloaded first where need be.
     fn open(&self, name: &str) -> Result<Opened, LoadError> {
         let refused = |source| LoadError::Weights { model: name.into(), source };
         Ok(match self {
@@ -130,6 +135,8 @@ impl ModelSource {
                 generation_config: read_optional(&directory.join("generation_config.json"))?,
                 weights: weights::open_directory(directory).map_err(refused)?,
             },
+            #[cfg(feature = "hub")]
+            Self::Hub(model) => return Self::Directory(model.snapshot()?.folder).open(name),
             Self::Gguf(path) => {
                 let (weights, config) = weights::open_gguf(path).map_err(refused)?;
                 Opened { config, generation_config: None, weights }

@@ -11,10 +11,11 @@ use anyhow::{Context, bail, ensure};
 use plumbline_core::{ReferenceModel, ScoringSequence, TokenId};
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
 use plumbline_scheduler::{BatchObservation, Observer, Scheduler, SchedulerConfig};
+use plumbline_server::config::LogFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::BenchScoreArguments;
-use crate::{memory, reference};
+use crate::{logging, memory, reference};
 
 #[derive(Deserialize)]
 struct Line {
@@ -63,6 +64,7 @@ impl Observer for Totals {
 }
 
 pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()> {
+    logging::start(LogFormat::Text, "warn,plumbline_model=info")?;
     reference::use_threads(arguments.threads)?;
     let (ids, sequences) = read_sequences(&arguments.sequences, arguments.all_tokens)?;
     let tokens = sequences.iter().map(|sequence| sequence.token_ids.len()).sum();
@@ -70,7 +72,11 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
 
     let started = Instant::now();
     let model = arguments.model.clone();
-    let source = if arguments.random_init { ModelSource::RandomInit(model) } else { ModelSource::from_path(model) };
+    let source = if arguments.random_init {
+        ModelSource::RandomInit(model)
+    } else {
+        ModelSource::named(&model, arguments.revision.as_deref())?
+    };
     let load = move || -> Result<Box<dyn ReferenceModel>, LoadError> {
         Ok(Box::new(source.load(&LoadOptions { policy_version: "bench".into(), ..LoadOptions::default() })?))
     };

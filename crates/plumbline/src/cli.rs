@@ -52,9 +52,13 @@ pub(crate) struct ServeArguments {
 /// Flags that override configuration keys of the same name.
 #[derive(Clone, Debug, Default, Args, Serialize)]
 pub(crate) struct Flags {
-    /// The reference model: a folder with config.json and safetensors, or a GGUF file [default: the embedded model]
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The reference model: a folder with config.json and safetensors, a GGUF file, or a Hugging Face hub id [default: the
+    /// embedded model]
+    #[arg(long, value_name = "DIR|FILE.gguf|HUB-ID")]
     model: Option<PathBuf>,
+    /// Branch, tag or commit of a model of the hub [default: main]
+    #[arg(long, value_name = "R")]
+    revision: Option<String>,
     /// PEFT folder of a LoRA adapter to merge into the model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -120,16 +124,19 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchScoreArguments {
-    /// The model: a folder with config.json and safetensors, or a GGUF file
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model: a folder with config.json and safetensors, a GGUF file, or a Hugging Face hub id
+    #[arg(long, value_name = "DIR|FILE.gguf|HUB-ID")]
     pub(crate) model: PathBuf,
+    /// Branch, tag or commit of a model of the hub [default: main]
+    #[arg(long, value_name = "R", conflicts_with = "random_init")]
+    pub(crate) revision: Option<String>,
     /// One JSON object a line: {"id", "prompt_token_ids", "completion_token_ids"}
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) sequences: PathBuf,
     /// Score prompt tokens too, not only completions
     #[arg(long)]
     pub(crate) all_tokens: bool,
-    /// Random weights for DIR/config.json: the speed is real, the scores mean nothing
+    /// Random weights for DIR/config.json (a folder, not a hub id): the speed is real, the scores mean nothing
     #[arg(long)]
     pub(crate) random_init: bool,
     /// Threads of the model's computations; 0 = all cores

@@ -1,8 +1,9 @@
 //! The reference model that a configuration asks for, and new versions of its weights.
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use plumbline_core::ReferenceModel;
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
 use plumbline_server::{Config, ReferenceSource};
@@ -17,21 +18,29 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// What loads the configured model, or the embedded one, and later checkpoints of it.
 pub(crate) fn source(config: &Config) -> ReferenceSource {
-    let (model, default_version) = match config.model.clone() {
-        Some(path) => (ModelSource::from_path(path), UNVERSIONED),
-        None => (ModelSource::Embedded(embedded::MODEL), embedded::POLICY_VERSION),
-    };
+    let (model, revision) = (config.model.clone(), config.revision.clone());
+    let default_version = if model.is_some() { UNVERSIONED } else { embedded::POLICY_VERSION };
     let options = LoadOptions {
-        name: Some(model.name()),
+        name: None,
         policy_version: config.policy_version.clone().unwrap_or_else(|| default_version.into()),
         adapter: config.adapter.clone(),
         dtype: config.dtype,
         head_dtype: config.head_dtype,
         device: config.device,
     };
-    let (base, like) = (model.clone(), options.clone());
-    ReferenceSource::new(move || load(&model, &options))
-        .with_versions(move |checkpoint, version| load_version(checkpoint, version, &base, &like))
+    let started = Arc::new(OnceLock::new());
+    let (base, like) = (Arc::clone(&started), options.clone());
+    let initial = move || {
+        let model = match model {
+            Some(model) => ModelSource::named(&model, revision.as_deref())?.pinned()?,
+            None => ModelSource::Embedded(embedded::MODEL),
+        };
+        load(started.get_or_init(|| model), &options)
+    };
+    ReferenceSource::new(initial).with_versions(move |checkpoint, version| match base.get() {
+        Some(base) => load_version(checkpoint, version, base, &like).map_err(anyhow::Error::from),
+        None => Err(anyhow!("the model has not been found yet")),
+    })
 }
 
 /// A checkpoint folder holds the whole model, or an adapter for the model that the server was started with.
@@ -41,7 +50,8 @@ fn load_version(
     base: &ModelSource,
     like: &LoadOptions,
 ) -> Result<Box<dyn ReferenceModel>, LoadError> {
-    let options = LoadOptions { policy_version: policy_version.into(), adapter: None, ..like.clone() };
+    let options =
+        LoadOptions { name: Some(base.name()), policy_version: policy_version.into(), adapter: None, ..like.clone() };
     if checkpoint.join(ADAPTER_CONFIG).is_file() {
         load(base, &LoadOptions { adapter: Some(checkpoint.into()), ..options })
     } else {

@@ -70,6 +70,12 @@ impl Config {
         if self.weights_root.iter().any(|root| root.as_os_str().is_empty()) {
             report("weights_root", "must not have an empty path".into());
         }
+        if self.revision.is_some() && self.model.is_none() {
+            report(
+                "revision",
+                "needs model, which names the model of the hub: the embedded one has no revisions".into(),
+            );
+        }
         if self.no_auth && self.api_key_file.is_some() {
             report("no_auth", "contradicts api_key_file".into());
         }
@@ -110,6 +116,7 @@ mod tests {
         assert_eq!(keys(|c| c.verdict_kl_k3_divergent_nats = 1e-4), ["verdict_kl_k3_divergent_nats"]);
         assert_eq!(keys(|c| c.max_queue_tokens = 100), ["max_queue_tokens"]);
         assert_eq!(keys(|c| c.label_idle_seconds = 299), ["label_idle_seconds"]);
+        assert_eq!(keys(|c| c.revision = Some("main".into())), ["revision"]);
         assert_eq!(
             keys(|c| {
                 c.no_auth = true;

@@ -25,10 +25,13 @@ pub use self::layers::DEFAULT_CONFIG_FILE;
 pub struct Config {
     /// Address and port to listen on; port 0 picks a free one. Anything but loopback needs API keys or `no_auth`.
     pub listen: SocketAddr,
-    /// The reference model: a folder (`config.json`, safetensors) or a GGUF file; `None` (an empty string) = the embedded
-    /// model.
+    /// The reference model: a folder (`config.json`, safetensors), a GGUF file or a Hugging Face hub id; `None` (an empty
+    /// string) = the embedded model.
     #[serde(with = "empty_is_none")]
     pub model: Option<PathBuf>,
+    /// Branch, tag or commit of a model of the hub; `None` (an empty string) = `main`.
+    #[serde(with = "empty_is_none")]
+    pub revision: Option<String>,
     /// PEFT folder of a LoRA adapter that is merged into the model; `None` (an empty string) = none.
     #[serde(with = "empty_is_none")]
     pub adapter: Option<PathBuf>,
@@ -120,6 +123,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             model: None,
+            revision: None,
             adapter: None,
             policy_version: None,
             device: ComputeDevice::Auto,
