@@ -15,5 +15,7 @@ mod hub;
 mod lifecycle;
 mod metrics_page;
 mod recordings;
+#[cfg(feature = "selfcheck")]
+mod selfcheck;
 mod support;
 mod weights;

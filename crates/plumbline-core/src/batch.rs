@@ -104,6 +104,26 @@ impl PackedBatch {
         batch
     }
 
+    /// Packs prefixes, each with the tokens that may come next: every candidate is a target of its prefix's last row, so
+    /// that the prefix is computed once. Temperature 1. An empty prefix has no row and gets empty scores.
+    #[must_use]
+    pub fn next_tokens<'a>(choices: impl IntoIterator<Item = (&'a [TokenId], &'a [TokenId])>) -> Self {
+        let mut batch = Self::default();
+        for (prefix, candidates) in choices {
+            let start = batch.token_ids.len();
+            let first_target = batch.targets.len();
+            if let Some(last) = prefix.len().checked_sub(1) {
+                batch.token_ids.extend_from_slice(prefix);
+                batch.position_ids.extend((0..prefix.len()).map(|position| position as u32));
+                batch.segments.push(Segment { start, len: prefix.len(), position: 0, parent: None });
+                let target = |token: &TokenId| Target { row: start + last, token: *token, temperature: 1.0 };
+                batch.targets.extend(candidates.iter().map(target));
+            }
+            batch.sequence_targets.push(first_target..batch.targets.len());
+        }
+        batch
+    }
+
     /// Input ids, one per row.
     #[must_use]
     pub fn token_ids(&self) -> &[TokenId] {
@@ -196,6 +216,15 @@ mod tests {
         let batch = PackedBatch::pack(&[ScoringSequence::all_tokens(vec![7, 8, 9])]);
         assert_eq!(batch.token_ids(), [7, 8]);
         assert_eq!(batch.targets().iter().map(|t| (t.row, t.token)).collect::<Vec<_>>(), [(0, 8), (1, 9)]);
+    }
+
+    #[test]
+    fn candidates_share_the_last_row_of_their_prefix() {
+        let batch = PackedBatch::next_tokens([(&[7, 8][..], &[1, 2][..]), (&[], &[3]), (&[9], &[4])]);
+        assert_eq!((batch.token_ids(), batch.position_ids()), (&[7, 8, 9][..], &[0, 1, 0][..]));
+        assert_eq!(batch.targets().iter().map(|t| (t.row, t.token)).collect::<Vec<_>>(), [(1, 1), (1, 2), (2, 4)]);
+        assert_eq!(batch.sequence_targets(), [0..2, 2..2, 2..3]);
+        assert_eq!(batch.segments().iter().map(Segment::rows).collect::<Vec<_>>(), [0..2, 2..3]);
     }
 
     #[test]

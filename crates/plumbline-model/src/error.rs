@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use plumbline_core::ModelError;
 
+use crate::selfcheck::Comparison;
 use crate::spec::ConfigError;
 use crate::weights::WeightsError;
 
@@ -70,6 +71,22 @@ pub enum LoadError {
         device: String,
         /// Why not.
         reason: String,
+    },
+    /// The cross-check with another implementation broke off.
+    #[error("{model}: the self-check failed: {reason}")]
+    SelfCheck {
+        /// The model.
+        model: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another implementation computes other numbers from the same weights.
+    #[error("{model}: the reference and a second opinion disagree: {comparison}")]
+    Disagreement {
+        /// The model.
+        model: String,
+        /// By how much, and where.
+        comparison: Box<Comparison>,
     },
     /// The configuration is contradictory.
     #[error("{model}: {reason}")]

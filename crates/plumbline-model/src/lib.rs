@@ -6,6 +6,7 @@
 //! - `decoder`: the one forward; `rope`: its position tables;
 //! - `text`: tokens' text and the prompts of chats;
 //! - `hub`: models of the Hugging Face hub and their cache; `locate`: whether a name is a path or a hub id;
+//! - `selfcheck`: the same weights in another implementation, as a second opinion;
 //! - `load` and `reference`: from a folder to a [`plumbline_core::ReferenceModel`].
 //!
 //! The only crate that knows candle.
@@ -20,6 +21,7 @@ mod locate;
 mod ops;
 mod reference;
 mod rope;
+mod selfcheck;
 mod spec;
 mod text;
 mod weights;
@@ -29,6 +31,10 @@ pub use error::LoadError;
 pub use hub::{DEFAULT_REVISION, HubError, HubModel, HubRequest, HubSettings, HubSnapshot, HubToken};
 pub use load::{EmbeddedModel, LoadOptions, ModelSource};
 pub use reference::CandleReference;
+pub use selfcheck::{
+    Comparison, Extent, FamilySupport, HALF_PRECISION_TOLERANCE_NATS, Outcome, SelfCheck, TOLERANCE_NATS, Worst,
+    families,
+};
 pub use spec::{
     Activation, AttentionProjection, AttentionSpec, ConfigError, DecoderSpec, ExpertsSpec, GatedSpec, HeadSpec,
     LatentSpec, LayerSpec, MlpSpec, NormKind, NormSpec, ProjectionSpec, QkNormScope, QkNormSpec, RopeScaling, RopeSpec,

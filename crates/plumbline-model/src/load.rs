@@ -103,31 +103,19 @@ impl ModelSource {
         if let Some(adapter) = &options.adapter {
             source = weights::merge_adapter(source, adapter, &spec).map_err(refused_weights)?;
         }
-        let (tied, prefix, without_use) =
-            (spec.head.weight.is_none(), spec.base_prefix.clone(), spec.ignorable_tensors.clone());
-        let loader = WeightLoader::new(source.as_ref(), &prefix, dtype, &device);
-        let decoder = Decoder::load(spec, &loader, dtype, head_dtype, &device).map_err(refused_weights)?;
-        // Buffers that older checkpoints stored, and the copy of a tied head: both carry nothing of their own.
-        let ignorable = |tensor: &str| {
-            tensor.ends_with("rotary_emb.inv_freq")
-                || (tied && tensor == "lm_head.weight")
-                || without_use.iter().any(|part| match part.strip_suffix('.') {
-                    Some(_) => tensor.starts_with(part.as_str()),
-                    None => tensor.ends_with(part.as_str()),
-                })
-        };
-        let mut sizes = loader.finish(ignorable).map_err(refused_weights)?;
-        if tied && head_dtype != dtype {
+        let loader = WeightLoader::new(source.as_ref(), &spec.base_prefix, dtype, &device);
+        let decoder = Decoder::load(spec.clone(), &loader, dtype, head_dtype, &device).map_err(refused_weights)?;
+        let mut sizes = loader.finish(|tensor| spec.ignores(tensor)).map_err(refused_weights)?;
+        if spec.head.weight.is_none() && head_dtype != dtype {
             // The head is a copy of the embedding then.
-            let head = decoder.spec().vocab_size * decoder.spec().hidden_size * head_dtype.size_in_bytes();
-            sizes.bytes += head as u64;
+            sizes.bytes += (spec.vocab_size * spec.hidden_size * head_dtype.size_in_bytes()) as u64;
         }
         let version = options.policy_version.clone();
         Ok(CandleReference::new(decoder, name.clone(), version, (dtype, head_dtype), &device, sizes))
     }
 
     /// Opens the files without reading any weight; has them downloaded first where need be.
-    fn open(&self, name: &str) -> Result<Opened, LoadError> {
+    pub(crate) fn open(&self, name: &str) -> Result<Opened, LoadError> {
         let refused = |source| LoadError::Weights { model: name.into(), source };
         Ok(match self {
             Self::Directory(directory) => Opened {
@@ -156,10 +144,23 @@ impl ModelSource {
 }
 
 /// The files of a model.
-struct Opened {
-    config: Vec<u8>,
-    generation_config: Option<Vec<u8>>,
-    weights: Box<dyn TensorSource>,
+pub(crate) struct Opened {
+    pub(crate) config: Vec<u8>,
+    pub(crate) generation_config: Option<Vec<u8>>,
+    pub(crate) weights: Box<dyn TensorSource>,
+}
+
+impl DecoderSpec {
+    /// Whether a stored tensor carries nothing of its own: buffers that older checkpoints stored, the copy of a tied head,
+    /// and what the family has no use for.
+    pub(crate) fn ignores(&self, tensor: &str) -> bool {
+        tensor.ends_with("rotary_emb.inv_freq")
+            || (self.head.weight.is_none() && tensor == "lm_head.weight")
+            || self.ignorable_tensors.iter().any(|part| match part.strip_suffix('.') {
+                Some(_) => tensor.starts_with(part.as_str()),
+                None => tensor.ends_with(part.as_str()),
+            })
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {

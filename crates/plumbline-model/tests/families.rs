@@ -55,3 +55,25 @@ fn variants() -> Vec<String> {
     assert!(names.len() >= 30, "fixtures are missing: {names:?}");
     names
 }
+
+/// A configuration that leaves out `rope_theta` means its family's `default_theta`, as transformers 5.23 has it.
+#[test]
+fn a_rotary_base_that_is_left_out_is_the_familys() {
+    for (variant, theta) in [
+        ("llama", 10_000.0),
+        ("cohere", 500_000.0),
+        ("mixtral", 1_000_000.0),
+        ("smollm3", 2_000_000.0),
+        ("gemma3-text-legacy", 1_000_000.0),
+    ] {
+        let path = support::repository("tests/fixtures/models").join(variant).join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let keys = config.as_object_mut().unwrap();
+        keys.remove("rope_theta");
+        if let Some(parameters) = keys.get_mut("rope_parameters").and_then(serde_json::Value::as_object_mut) {
+            parameters.remove("rope_theta");
+        }
+        let spec = plumbline_model::DecoderSpec::from_config_json(config.to_string().as_bytes()).unwrap();
+        assert_eq!(spec.ropes[0].theta, theta, "{variant}");
+    }
+}

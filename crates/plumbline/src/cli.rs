@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use plumbline_core::{ComputeDevice, FloatType};
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Serialize};
 
 /// The independent ruler for engine-versus-trainer log-probabilities.
 #[derive(Debug, Parser)]
@@ -33,6 +35,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// Compare the reference with candle-transformers' own implementation of the model's family.
+    Selfcheck(SelfcheckArguments),
     /// Check or show the configuration that `serve` would run with.
     Config {
         #[command(subcommand)]
@@ -77,6 +81,9 @@ pub(crate) struct Flags {
     /// dtype in which the lm_head multiplies: f32, bf16, f16, f64 [default: f32]
     #[arg(long)]
     head_dtype: Option<String>,
+    /// Cross-check the model at load with another implementation: quick or off [default: off]
+    #[arg(long)]
+    selfcheck: Option<String>,
     /// Threads of the model's computations; 0 = all cores [default: 0]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -150,12 +157,57 @@ pub(crate) struct BenchScoreArguments {
     pub(crate) output: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Compare the reference with candle-transformers' own implementation of the model's family.\n\n\
+                  Both score the next token after a few pseudo-random sequences from the same weights. Needs memory for the \
+                  model twice, the second time in f32.",
+    after_help = "Exit codes: 0 the two agree; 1 they disagree, or the command failed; 2 wrong command line; \
+                  3 there is no second opinion on this model, the output says why."
+)]
+pub(crate) struct SelfcheckArguments {
+    /// The model: a folder with config.json and safetensors, a GGUF file or a hub id [default: the embedded model]
+    #[arg(long, value_name = "DIR|FILE.gguf|ID")]
+    pub(crate) model: Option<PathBuf>,
+    /// Branch, tag or commit of a model of the hub [default: main]
+    #[arg(long, value_name = "R")]
+    pub(crate) revision: Option<String>,
+    /// PEFT folder of a LoRA adapter to merge into the model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Where both run: auto, cpu, cuda:N, metal
+    #[arg(long, default_value_t)]
+    pub(crate) device: ComputeDevice,
+    /// dtype of the reference's body: f32, bf16, f16, f64. With bf16 or f16 only gross errors show
+    #[arg(long, default_value = "f32", value_parser = float_type)]
+    pub(crate) dtype: FloatType,
+    /// dtype in which the reference's lm_head multiplies: f32, bf16, f16, f64
+    #[arg(long, default_value = "f32", value_parser = float_type)]
+    pub(crate) head_dtype: FloatType,
+    /// Threads of the models' computations; 0 = all cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Sequences of at most 128 tokens instead of 512, as `selfcheck = "quick"` does at load
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print which families can be cross-checked, and why others cannot; no model is loaded
+    #[arg(long, conflicts_with_all = ["model", "adapter", "quick"])]
+    pub(crate) families: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Exit 0 if the configuration is valid, else name every bad key and exit 2.
     Check(ServeArguments),
     /// Print every key and the value in force, as TOML.
     Show(ServeArguments),
+}
+
+fn float_type(text: &str) -> Result<FloatType, String> {
+    FloatType::deserialize(text.into_deserializer()).map_err(|error: serde::de::value::Error| error.to_string())
 }
 
 fn positive(text: &str) -> Result<usize, String> {

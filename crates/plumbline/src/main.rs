@@ -8,6 +8,7 @@ mod embedded;
 mod logging;
 mod memory;
 mod reference;
+mod selfcheck;
 mod serve;
 
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ const MISUSED: u8 = 2;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(if error.is::<ConfigError>() { MISUSED } else { FAILED })
@@ -34,13 +35,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
-    match command {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = match command {
         Command::Serve(arguments) => runtime()?.block_on(serve::run(&arguments)),
         Command::Demo(arguments) => runtime()?.block_on(demo::run(&arguments)),
         Command::Bench { command: BenchCommand::Score(arguments) } => runtime()?.block_on(bench::score(&arguments)),
+        Command::Selfcheck(arguments) => return selfcheck::run(&arguments),
         Command::Config { command } => config_command::run(&command),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -7,8 +7,9 @@ use anyhow::{Context, anyhow};
 use plumbline_core::ReferenceModel;
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
 use plumbline_server::{Config, ReferenceSource};
+use plumbline_server::config::SelfCheck;
 
-use crate::embedded;
+use crate::{embedded, selfcheck};
 
 /// Version of a model that nobody gave one.
 const UNVERSIONED: &str = "0";
@@ -28,6 +29,7 @@ pub(crate) fn source(config: &Config) -> ReferenceSource {
         head_dtype: config.head_dtype,
         device: config.device,
     };
+    let check = config.selfcheck;
     let started = Arc::new(OnceLock::new());
     let (base, like) = (Arc::clone(&started), options.clone());
     let initial = move || {
@@ -35,7 +37,13 @@ pub(crate) fn source(config: &Config) -> ReferenceSource {
             Some(model) => ModelSource::named(&model, revision.as_deref())?.pinned()?,
             None => ModelSource::Embedded(embedded::MODEL),
         };
-        load(started.get_or_init(|| model), &options)
+        let model = started.get_or_init(|| model);
+        let mut reference = model.load(&options)?;
+        match check {
+            SelfCheck::Off => {}
+            SelfCheck::Quick => selfcheck::at_load(model, &mut reference, &options)?,
+        }
+        Ok::<Box<dyn ReferenceModel>, LoadError>(Box::new(reference))
     };
     ReferenceSource::new(initial).with_versions(move |checkpoint, version| match base.get() {
         Some(base) => load_version(checkpoint, version, base, &like).map_err(anyhow::Error::from),

@@ -2,6 +2,7 @@
 //! [`Layout`] and then changes what differs.
 
 use super::config::{ConfigError, HfConfig};
+use super::rope::DEFAULT_THETA;
 use super::windows::Windows;
 use super::{
     Activation, AttentionProjection, AttentionSpec, DecoderSpec, GatedSpec, HeadSpec, LayerSpec, MlpSpec, NormKind,
@@ -28,6 +29,8 @@ pub(super) struct Layout {
     pub(super) rope_interleaved: bool,
     /// Value of `partial_rotary_factor` where the key is absent.
     pub(super) rotary_fraction: f64,
+    /// Base of the rotary embedding where the configuration does not say.
+    pub(super) rotary_theta: f64,
 }
 
 /// How the MLP is stored.
@@ -58,6 +61,7 @@ impl Default for Layout {
             tied: false,
             rope_interleaved: false,
             rotary_fraction: 1.0,
+            rotary_theta: DEFAULT_THETA,
         }
     }
 }
@@ -78,7 +82,7 @@ impl Layout {
         let max_positions = config.count("max_position_embeddings")?;
         let eps = config.f64(self.eps_key)?;
         let activation = Activation::from_config(config, self.activation_keys)?;
-        let mut rope = RopeSpec::from_config(config, heads.head_dim, self.rotary_fraction, max_positions)?;
+        let mut rope = RopeSpec::from_config(config, heads.head_dim, (self.rotary_theta, self.rotary_fraction), max_positions)?;
         rope.interleaved = self.rope_interleaved;
         let tied = config.flag("tie_word_embeddings", self.tied)?;
 

@@ -80,6 +80,9 @@ pub struct YarnSpec {
     pub truncate: bool,
 }
 
+/// Base of most families where the configuration does not say (transformers' `default_theta`).
+pub(super) const DEFAULT_THETA: f64 = 10_000.0;
+
 impl RopeSpec {
     /// A rotary embedding without scaling.
     pub(super) fn plain(dim: usize, theta: f64) -> Self {
@@ -87,11 +90,11 @@ impl RopeSpec {
     }
 
     /// Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before), refusing what is not known.
-    /// `fraction` is the family's share of rotating channels where the configuration does not say.
+    /// `theta` is the family's base and `fraction` its share of rotating channels where the configuration does not say.
     pub(super) fn from_config(
         config: &mut HfConfig,
         head_dim: usize,
-        fraction: f64,
+        (theta, fraction): (f64, f64),
         max_positions: usize,
     ) -> Result<Self, ConfigError> {
         let outer_theta = config.optional_f64("rope_theta")?;
@@ -101,7 +104,7 @@ impl RopeSpec {
             Some(parameters) => parameters,
             None => config.object("rope_scaling")?.unwrap_or_else(|| config.empty("rope_scaling")),
         };
-        let theta = parameters.optional_f64("rope_theta")?.or(outer_theta).unwrap_or(10_000.0);
+        let theta = parameters.optional_f64("rope_theta")?.or(outer_theta).unwrap_or(theta);
         let fraction = parameters.optional_f64("partial_rotary_factor")?.or(outer_fraction).unwrap_or(fraction);
         let original = parameters.optional_usize("original_max_position_embeddings")?.or(outer_original);
         let dim = (head_dim as f64 * fraction) as usize;

@@ -74,7 +74,7 @@ pub(crate) struct TensorInfo {
 }
 
 /// Where tensors come from. Names are Hugging Face's.
-pub(crate) trait TensorSource {
+pub(crate) trait TensorSource: Send {
     /// All tensor names.
     fn names(&self) -> Vec<String>;
     /// What is stored under a name. `expected` is the shape that the caller hopes for; only random weights follow it.

@@ -44,6 +44,8 @@ pub struct Config {
     pub dtype: FloatType,
     /// dtype in which the lm_head multiplies.
     pub head_dtype: FloatType,
+    /// Cross-check of the model at load.
+    pub selfcheck: SelfCheck,
     /// Threads of the model's computations; 0 = all cores.
     pub threads: usize,
 
@@ -107,6 +109,16 @@ pub struct Config {
     pub api_key_file: Option<PathBuf>,
 }
 
+/// Whether the loaded model is compared with another implementation before it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SelfCheck {
+    /// Not at load.
+    Off,
+    /// On a few short sequences. Holds a second copy of the weights in f32 while it runs.
+    Quick,
+}
+
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +141,7 @@ impl Default for Config {
             device: ComputeDevice::Auto,
             dtype: FloatType::F32,
             head_dtype: FloatType::F32,
+            selfcheck: SelfCheck::Off,
             threads: 0,
             weights_root: Vec::new(),
             weights_watch: None,

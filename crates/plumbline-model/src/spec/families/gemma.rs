@@ -39,11 +39,14 @@ pub(super) fn gemma2(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> 
     Ok(spec)
 }
 
+/// Base of the rotary embedding of layers with a window where the configuration does not say.
+const LOCAL_THETA: f64 = 10_000.0;
+
 pub(super) fn gemma3_text(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> {
     let public = config.optional_usize("sliding_window_pattern")?;
     let private = config.optional_usize("_sliding_window_pattern")?;
     let windows = Windows::gemma(config, public.or(private).filter(|pattern| *pattern > 0).unwrap_or(6))?;
-    let layout = layout(config, windows)?;
+    let layout = Layout { rotary_theta: 1_000_000.0, ..layout(config, windows)? };
     // One rotary embedding for layers that see everything, and one for those with a window.
     let mut types = match config.value("rope_parameters") {
         Some(Value::Object(types)) if types.contains_key("full_attention") => types,
@@ -59,16 +62,15 @@ pub(super) fn gemma3_text(config: &mut HfConfig) -> Result<DecoderSpec, ConfigEr
     }
     match full {
         Some(parameters) => config.put("rope_parameters", parameters),
-        None if config.has("rope_theta") || config.has("rope_parameters") => {}
-        None => config.put("rope_theta", 1_000_000.0.into()),
+        None => {}
     }
-    let local_theta = config.optional_f64("rope_local_base_freq")?.unwrap_or(10_000.0);
+    let local_theta = config.optional_f64("rope_local_base_freq")?.unwrap_or(LOCAL_THETA);
     let mut spec = layout.read(config)?;
     let dim = spec.ropes[0].dim;
     spec.ropes.push(match sliding {
         Some(parameters) => {
             config.put("rope_parameters", parameters);
-            RopeSpec::from_config(config, dim, 1.0, spec.max_positions)?
+            RopeSpec::from_config(config, dim, (LOCAL_THETA, 1.0), spec.max_positions)?
         }
         None => RopeSpec::plain(dim, local_theta),
     });

@@ -2,7 +2,7 @@
 
 use crate::spec::config::{ConfigError, HfConfig};
 use crate::spec::layout::{Layout, MlpLayout};
-use crate::spec::rope::RopeSpec;
+use crate::spec::rope::{DEFAULT_THETA, RopeSpec};
 use crate::spec::windows::Windows;
 use crate::spec::{
     Activation, AttentionProjection, AttentionSpec, DecoderSpec, HeadSpec, LayerSpec, MlpSpec, NormKind, NormSpec,
@@ -163,7 +163,7 @@ pub(super) fn gpt_neox(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError
     if let Some(theta) = config.optional_f64("rotary_emb_base")? {
         config.put("rope_theta", theta.into());
     }
-    let rope = RopeSpec::from_config(config, hidden / heads, fraction, max_positions)?;
+    let rope = RopeSpec::from_config(config, hidden / heads, (DEFAULT_THETA, fraction), max_positions)?;
     let parallel = config.flag("use_parallel_residual", true)?;
     let tied = config.flag("tie_word_embeddings", false)?;
     let layers = (0..config.layer_count("num_hidden_layers")?)

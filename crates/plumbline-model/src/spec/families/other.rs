@@ -86,6 +86,7 @@ pub(super) fn cohere(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> 
         output_bias: bias,
         tied: true,
         rope_interleaved: true,
+        rotary_theta: 500_000.0,
         ..Layout::default()
     };
     let mut spec = layout.read(config)?;
