@@ -18,6 +18,7 @@ use support::repository;
 const NOT_POSSIBLE: &[(&str, &str)] = &[
     ("cohere", "no implementation"),
     ("cohere-qk-norm", "no implementation"),
+    ("deepseek-v2-groups", "indices of experts"),
     ("deepseek-v3", "sigmoid"),
     ("deepseek-v3-yarn", "sigmoid"),
     ("gemma2", "query_pre_attn_scalar"),
