@@ -49,7 +49,9 @@ async fn two_hundred_concurrent_posts_equal_one_by_one_scoring() {
     assert_eq!(scored, 200.0);
     assert!(batches <= 150.0, "{batches} batches for 200 concurrent sequences");
     let tokens: usize = sequences.iter().map(forward_tokens).sum();
-    assert_eq!(grown("plumbline_batch_tokens_sum"), tokens as f64, "padding, or work done twice");
+    let (computed, saved) = (grown("plumbline_batch_tokens_sum"), grown("plumbline_prefix_tokens_saved_total"));
+    assert_eq!(computed + saved, tokens as f64, "padding, or work done twice");
+    assert!(saved > 0.0, "sequences of one prompt share it");
 }
 
 /// Posts every sequence in a request of its own, `at_once` at a time, and answers in the order of the sequences.

@@ -3,6 +3,7 @@
 //! - `spec`: a decoder described by data, read from a Hugging Face `config.json`;
 //! - `weights`: checkpoints, and the check that a model uses all of one;
 //! - `ops`: the operations that the forward is written over, the seam for devices;
+//! - `profile`: where their time goes;
 //! - `decoder`: the one forward; `rope`: its position tables;
 //! - `text`: tokens' text and the prompts of chats;
 //! - `hub`: models of the Hugging Face hub and their cache; `locate`: whether a name is a path or a hub id;
@@ -19,6 +20,7 @@ mod hub;
 mod load;
 mod locate;
 mod ops;
+mod profile;
 mod reference;
 mod rope;
 mod selfcheck;
@@ -30,6 +32,7 @@ pub use error::LoadError;
 #[cfg(feature = "hub")]
 pub use hub::{DEFAULT_REVISION, HubError, HubModel, HubRequest, HubSettings, HubSnapshot, HubToken};
 pub use load::{EmbeddedModel, LoadOptions, ModelSource};
+pub use profile::{Profile, Stage};
 pub use reference::CandleReference;
 pub use selfcheck::{
     Comparison, Extent, FamilySupport, HALF_PRECISION_TOLERANCE_NATS, Outcome, SelfCheck, TOLERANCE_NATS, Worst,

@@ -1,12 +1,14 @@
 //! From a folder or embedded files to a resident reference.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use plumbline_core::{ComputeDevice, FloatType};
+use plumbline_core::{ComputeDevice, FloatType, Kernels};
 
 use crate::compute;
 use crate::decoder::Decoder;
 use crate::error::LoadError;
+use crate::profile::Profile;
 use crate::reference::CandleReference;
 use crate::spec::DecoderSpec;
 use crate::weights::{self, RandomWeights, TensorSource, WeightLoader};
@@ -41,7 +43,7 @@ pub struct EmbeddedModel {
 }
 
 /// How to load.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Name of the model in answers and metrics; `None` = [`ModelSource::name`].
     pub name: Option<String>,
@@ -55,6 +57,33 @@ pub struct LoadOptions {
     pub head_dtype: FloatType,
     /// Where the model lives and computes.
     pub device: ComputeDevice,
+    /// Which implementation of the operations runs.
+    pub kernels: Kernels,
+    /// Memory for logits, in bytes: they are computed for so many rows (and, by the CPU kernels, columns) at a time. At
+    /// least one row of the vocabulary is held (by the CPU kernels, eight rows of 2048 columns).
+    pub head_chunk_bytes: usize,
+    /// Memory for what lies between the two projections of an MLP, in bytes: as many rows at a time, at least eight. Too
+    /// little makes products slow: the weights are read once for every so many rows.
+    pub mlp_chunk_bytes: usize,
+    /// Where the CPU kernels count their time; `None` = nowhere.
+    pub profile: Option<Arc<Profile>>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            policy_version: String::new(),
+            adapter: None,
+            dtype: FloatType::default(),
+            head_dtype: FloatType::default(),
+            device: ComputeDevice::default(),
+            kernels: Kernels::default(),
+            head_chunk_bytes: 64 << 20,
+            mlp_chunk_bytes: 64 << 20,
+            profile: None,
+        }
+    }
 }
 
 impl ModelSource {
@@ -110,8 +139,7 @@ impl ModelSource {
             // The head is a copy of the embedding then.
             sizes.bytes += (spec.vocab_size * spec.hidden_size * head_dtype.size_in_bytes()) as u64;
         }
-        let version = options.policy_version.clone();
-        Ok(CandleReference::new(decoder, name.clone(), version, (dtype, head_dtype), &device, sizes))
+        Ok(CandleReference::new(decoder, name.clone(), options, (dtype, head_dtype), &device, sizes))
     }
 
     /// Opens the files without reading any weight; has them downloaded first where need be.

@@ -4,31 +4,42 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use plumbline_core::{
-    BatchScores, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, TokenScores,
+    BatchScores, Kernels, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, TokenScores,
 };
 
 use crate::decoder::Decoder;
 use crate::error::classify;
-use crate::ops::{GenericOps, Ops, TargetScore};
+use crate::load::LoadOptions;
+use crate::ops::{ChunkBytes, CpuOps, GenericOps, Ops, TargetScore};
 use crate::weights::WeightSizes;
-
-/// Memory that the logits of one chunk of rows may take.
-const HEAD_CHUNK_BYTES: usize = 64 << 20;
 
 /// A model held in memory, ready to score.
 #[derive(Debug)]
 pub struct CandleReference {
     decoder: Decoder,
-    ops: Box<dyn Ops>,
+    operations: Operations,
     info: ReferenceInfo,
-    head_chunk_rows: usize,
+    /// As configured.
+    chunks: ChunkBytes,
+    /// How often they are halved at present.
+    halvings: u32,
+}
+
+/// Halvings at most: what a sixty-fourth of the chunks does not save is not in them.
+const MAX_HALVINGS: u32 = 6;
+
+/// The operations that a model runs on.
+#[derive(Debug)]
+enum Operations {
+    Generic(GenericOps),
+    Cpu(CpuOps),
 }
 
 impl CandleReference {
     pub(crate) fn new(
         decoder: Decoder,
         name: String,
-        policy_version: String,
+        options: &LoadOptions,
         (dtype, head_dtype): (DType, DType),
         device: &Device,
         sizes: WeightSizes,
@@ -37,7 +48,7 @@ impl CandleReference {
         let info = ReferenceInfo {
             model: name,
             family: spec.family.clone(),
-            policy_version,
+            policy_version: options.policy_version.clone(),
             dtype: dtype.as_str().into(),
             head_dtype: head_dtype.as_str().into(),
             device: device_name(device),
@@ -46,10 +57,37 @@ impl CandleReference {
             eos_token_ids: spec.eos_token_ids.clone(),
             limits: ModelLimits { vocab_size: spec.vocab_size, max_positions: spec.max_positions },
         };
-        let row_bytes = info.limits.vocab_size * DType::F32.size_in_bytes();
-        let head_chunk_rows = (HEAD_CHUNK_BYTES / row_bytes).clamp(1, 1024);
-        Self { decoder, ops: Box::new(GenericOps), info, head_chunk_rows }
+        let chunks = ChunkBytes { head: options.head_chunk_bytes, mlp: options.mlp_chunk_bytes };
+        let operations = match options.kernels {
+            Kernels::Auto if CpuOps::support(device, dtype, head_dtype) => {
+                Operations::Cpu(CpuOps::new(chunks, options.profile.clone()))
+            }
+            Kernels::Auto | Kernels::Generic => Operations::Generic(GenericOps::new(chunks)),
+        };
+        Self { decoder, operations, info, chunks, halvings: 0 }
     }
+
+    fn halve_chunks(&mut self, halvings: u32) {
+        self.halvings = halvings;
+        let chunks = ChunkBytes { head: self.chunks.head >> halvings, mlp: self.chunks.mlp >> halvings };
+        match &mut self.operations {
+            Operations::Generic(ops) => ops.set_chunks(chunks),
+            Operations::Cpu(ops) => ops.set_chunks(chunks),
+        }
+    }
+}
+
+/// Scores of the batch's targets, and where the time went.
+fn score<O: Ops>(
+    decoder: &mut Decoder,
+    batch: &PackedBatch,
+    ops: &O,
+) -> candle_core::Result<(Vec<TargetScore>, ScoreTiming)> {
+    let started = Instant::now();
+    let hidden = decoder.hidden_states(batch, ops)?;
+    let forward = started.elapsed();
+    let scores = decoder.head_scores(&hidden, batch, ops)?;
+    Ok((scores, ScoreTiming { forward, head: started.elapsed() - forward }))
 }
 
 impl ReferenceModel for CandleReference {
@@ -57,25 +95,45 @@ impl ReferenceModel for CandleReference {
         &self.info
     }
 
+    fn shares_prefixes(&self) -> bool {
+        self.decoder.shares_prefixes()
+    }
+
+    fn save_memory(&mut self) -> bool {
+        let can = self.halvings < MAX_HALVINGS;
+        if can {
+            self.halve_chunks(self.halvings + 1);
+        }
+        can
+    }
+
+    fn spend_memory(&mut self) {
+        self.halve_chunks(self.halvings.saturating_sub(1));
+    }
+
     fn score(&mut self, batch: &PackedBatch) -> Result<BatchScores, ModelError> {
         check(batch, &self.info.limits)?;
+        if !self.shares_prefixes() && batch.segments().iter().any(|segment| segment.parent.is_some()) {
+            return Err(ModelError::InvalidInput("this model's positions do not allow sequences to share rows".into()));
+        }
         if batch.tokens() == 0 {
             return Ok(BatchScores {
                 sequences: vec![TokenScores::default(); batch.sequences()],
                 timing: ScoreTiming::default(),
             });
         }
-        let started = Instant::now();
-        let hidden = self.decoder.hidden_states(batch, self.ops.as_ref()).map_err(|error| classify(&error))?;
-        let forward = started.elapsed();
-        let scores = self
-            .decoder
-            .head_scores(&hidden, batch, self.ops.as_ref(), self.head_chunk_rows)
-            .map_err(|error| classify(&error))?;
-        let head = started.elapsed() - forward;
+        let result = match &self.operations {
+            Operations::Generic(ops) => score(&mut self.decoder, batch, ops),
+            Operations::Cpu(ops) => {
+                let result = score(&mut self.decoder, batch, ops);
+                ops.release_memory();
+                result
+            }
+        };
+        let (scores, timing) = result.map_err(|error| classify(&error))?;
         let sequences =
             batch.sequence_targets().iter().map(|range| collect(&scores[range.clone()])).collect::<Result<_, _>>()?;
-        Ok(BatchScores { sequences, timing: ScoreTiming { forward, head } })
+        Ok(BatchScores { sequences, timing })
     }
 }
 

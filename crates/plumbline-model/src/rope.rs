@@ -86,6 +86,21 @@ impl RopeCache {
 }
 
 impl RopeTable {
+    /// `[rows, 1, dim / 2]`
+    pub(crate) fn cos(&self) -> &Tensor {
+        &self.cos
+    }
+
+    /// `[rows, 1, dim / 2]`
+    pub(crate) fn sin(&self) -> &Tensor {
+        &self.sin
+    }
+
+    /// Whether neighbouring channels form a pair.
+    pub(crate) fn interleaved(&self) -> bool {
+        self.interleaved
+    }
+
     /// Rotates the leading channels of each head of `[rows, heads, head_dim]`.
     ///
     /// Interleaved pairs come out as halves: the dot products of queries and keys that are both laid out so are the same.

@@ -1,5 +1,6 @@
 //! `plumbline bench score`: the offline rate of the very path that the service uses, from queue to scores.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -8,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use plumbline_core::{ReferenceModel, ScoringSequence, TokenId};
-use plumbline_model::{LoadError, LoadOptions, ModelSource};
+use plumbline_core::{Kernels, ReferenceModel, ScoringSequence, TokenId};
+use plumbline_model::{LoadError, LoadOptions, ModelSource, Profile, Stage};
 use plumbline_scheduler::{BatchObservation, Observer, Scheduler, SchedulerConfig};
 use plumbline_server::config::LogFormat;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,28 @@ struct Report {
     dtype: String,
     device: String,
     random_init: bool,
+    kernels: Kernels,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<ProfileReport>,
+}
+
+/// Where the time of the CPU kernels went.
+#[derive(Serialize)]
+struct ProfileReport {
+    /// Matrix products' share of the time of forward and head.
+    gemm_share: f64,
+    seconds: BTreeMap<&'static str, f64>,
+}
+
+impl ProfileReport {
+    fn new(profile: &Profile, total: f64) -> Self {
+        let seconds = |stage: Stage| profile.time(stage).as_secs_f64();
+        let gemm: f64 = Stage::ALL.into_iter().filter(|stage| stage.is_gemm()).map(seconds).sum();
+        Self {
+            gemm_share: gemm / total,
+            seconds: Stage::ALL.into_iter().map(|stage| (stage.name(), seconds(stage))).collect(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -77,9 +100,14 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
     } else {
         ModelSource::named(&model, arguments.revision.as_deref())?
     };
-    let load = move || -> Result<Box<dyn ReferenceModel>, LoadError> {
-        Ok(Box::new(source.load(&LoadOptions { policy_version: "bench".into(), ..LoadOptions::default() })?))
+    let profile = arguments.profile.then(|| Arc::new(Profile::default()));
+    let options = LoadOptions {
+        policy_version: "bench".into(),
+        kernels: arguments.kernels,
+        profile: profile.clone(),
+        ..LoadOptions::default()
     };
+    let load = move || -> Result<Box<dyn ReferenceModel>, LoadError> { Ok(Box::new(source.load(&options)?)) };
     let totals = Arc::new(Totals::default());
     let config = SchedulerConfig {
         max_queue_tokens: usize::MAX,
@@ -111,6 +139,7 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
     }
 
     let seconds_of = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed)).as_secs_f64();
+    let (forward_seconds, head_seconds) = (seconds_of(&totals.forward_nanos), seconds_of(&totals.head_nanos));
     let report = Report {
         tokens,
         scored_tokens,
@@ -119,8 +148,8 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
         seconds,
         tokens_per_second: tokens as f64 / seconds,
         scored_tokens_per_second: scored_tokens as f64 / seconds,
-        forward_seconds: seconds_of(&totals.forward_nanos),
-        head_seconds: seconds_of(&totals.head_nanos),
+        forward_seconds,
+        head_seconds,
         load_seconds,
         rss_after_load_bytes,
         peak_rss_bytes: memory::peak_rss_bytes(),
@@ -130,6 +159,8 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
         dtype: info.dtype.clone(),
         device: info.device.clone(),
         random_init: arguments.random_init,
+        kernels: arguments.kernels,
+        profile: profile.map(|profile| ProfileReport::new(&profile, forward_seconds + head_seconds)),
     };
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", serde_json::to_string(&report)?)?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use plumbline_core::{ComputeDevice, FloatType};
+use plumbline_core::{ComputeDevice, FloatType, Kernels};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,9 @@ pub(crate) struct Flags {
     /// Threads of the model's computations; 0 = all cores [default: 0]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Implementation of the model's operations: auto, generic [default: auto]
+    #[arg(long)]
+    kernels: Option<String>,
     /// Folder that checkpoints may be loaded from while serving; may be given several times
     #[arg(long, value_name = "DIR")]
     weights_root: Option<Vec<PathBuf>>,
@@ -152,6 +155,12 @@ pub(crate) struct BenchScoreArguments {
     /// Tokens of one forward
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = positive)]
     pub(crate) max_batch_tokens: usize,
+    /// Implementation of the operations: auto, generic
+    #[arg(long, default_value_t)]
+    pub(crate) kernels: Kernels,
+    /// Say where the time of the CPU kernels goes
+    #[arg(long)]
+    pub(crate) profile: bool,
     /// Write {"id", "logprobs"} of every sequence, one a line
     #[arg(long, value_name = "OUT.jsonl")]
     pub(crate) output: Option<PathBuf>,

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, anyhow};
 use plumbline_core::ReferenceModel;
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
-use plumbline_server::{Config, ReferenceSource};
 use plumbline_server::config::SelfCheck;
+use plumbline_server::{Config, ReferenceSource};
 
 use crate::{embedded, selfcheck};
 
@@ -22,12 +22,15 @@ pub(crate) fn source(config: &Config) -> ReferenceSource {
     let (model, revision) = (config.model.clone(), config.revision.clone());
     let default_version = if model.is_some() { UNVERSIONED } else { embedded::POLICY_VERSION };
     let options = LoadOptions {
-        name: None,
         policy_version: config.policy_version.clone().unwrap_or_else(|| default_version.into()),
         adapter: config.adapter.clone(),
         dtype: config.dtype,
         head_dtype: config.head_dtype,
         device: config.device,
+        kernels: config.kernels,
+        head_chunk_bytes: config.head_chunk_bytes,
+        mlp_chunk_bytes: config.mlp_chunk_bytes,
+        ..LoadOptions::default()
     };
     let check = config.selfcheck;
     let started = Arc::new(OnceLock::new());

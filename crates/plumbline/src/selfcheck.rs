@@ -33,12 +33,12 @@ pub(crate) fn run(arguments: &SelfcheckArguments) -> anyhow::Result<ExitCode> {
         None => ModelSource::Embedded(embedded::MODEL),
     };
     let options = LoadOptions {
-        name: None,
         policy_version: "selfcheck".into(),
         adapter: arguments.adapter.clone(),
         dtype: arguments.dtype,
         head_dtype: arguments.head_dtype,
         device: arguments.device,
+        ..LoadOptions::default()
     };
     let mut model = source.load(&options)?;
     let extent = if arguments.quick { Extent::Quick } else { Extent::Full };

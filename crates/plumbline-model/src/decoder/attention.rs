@@ -1,9 +1,9 @@
 //! A layer's attention: projections to queries, keys and values, and back to the residual stream.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use plumbline_core::Segment;
 
-use crate::ops::{Ops, QkNorm, Qkv};
+use crate::ops::{Ops, QkNorm};
 use crate::rope::RopeTable;
 use crate::spec::{AttentionProjection, AttentionSpec, LatentSpec, QkNormScope, QkNormSpec};
 use crate::weights::{Linear, Norm, WeightLoader, WeightsError};
@@ -45,21 +45,24 @@ impl Attention {
         Ok(Self { spec: spec.clone(), projection, output: loader.linear(&spec.output)? })
     }
 
-    pub(super) fn forward(
+    pub(super) fn forward<O: Ops>(
         &self,
-        x: &Tensor,
+        x: &O::Rows,
         ropes: &[RopeTable],
         segments: &[Segment],
-        ops: &dyn Ops,
-    ) -> Result<Tensor> {
+        ops: &O,
+    ) -> Result<O::Rows> {
         let rope = self.spec.rope.and_then(|index| ropes.get(index));
         let qkv = match &self.projection {
             Projection::Direct { qkv, qk_norm } => {
-                ops.split_and_rotate(&ops.linear(x, qkv)?, &self.spec, qk_norm.as_ref(), rope)?
+                ops.direct_qkv(ops.linear(x, qkv)?, &self.spec, qk_norm.as_ref(), rope)?
             }
             Projection::Latent(latent) => latent.forward(x, &self.spec, rope, ops)?,
         };
-        ops.linear(&ops.attention(&qkv, &self.spec, segments)?, &self.output)
+        let attended = ops.attention(&qkv, &self.spec, segments)?;
+        // Queries, keys and values are as large as a hidden state or more; they are not kept for the projection.
+        drop(qkv);
+        ops.linear(&attended, &self.output)
     }
 }
 
@@ -98,28 +101,14 @@ impl Latent {
         })
     }
 
-    fn forward(&self, x: &Tensor, spec: &AttentionSpec, rope: Option<&RopeTable>, ops: &dyn Ops) -> Result<Qkv> {
-        let rows = x.dim(0)?;
-        let plain = spec.head_dim - self.rope_dim;
+    fn forward<O: Ops>(&self, x: &O::Rows, spec: &AttentionSpec, rope: Option<&RopeTable>, ops: &O) -> Result<O::Qkv> {
         let query = match &self.query_down {
             Some((down, norm)) => ops.linear(&ops.norm(&ops.linear(x, down)?, norm)?, &self.query_up)?,
             None => ops.linear(x, &self.query_up)?,
         };
-        let query = query.reshape((rows, spec.heads, spec.head_dim))?;
         let latent = ops.linear(x, &self.kv_down)?;
-        let compressed = ops.norm(&latent.narrow(1, 0, self.kv_rank)?.contiguous()?, &self.kv_norm)?;
-        let key_value = ops.linear(&compressed, &self.kv_up)?.reshape((rows, spec.heads, plain + spec.value_dim))?;
-        let rotate = |x: &Tensor| match rope {
-            Some(rope) => rope.rotate(x),
-            None => Ok(x.clone()),
-        };
-        let query_turned = rotate(&query.narrow(2, plain, self.rope_dim)?)?;
-        let key_turned = rotate(&latent.narrow(1, self.kv_rank, self.rope_dim)?.unsqueeze(1)?)?;
-        let key_turned = key_turned.broadcast_as((rows, spec.heads, self.rope_dim))?;
-        Ok(Qkv {
-            query: Tensor::cat(&[query.narrow(2, 0, plain)?, query_turned], 2)?.contiguous()?,
-            key: Tensor::cat(&[key_value.narrow(2, 0, plain)?, key_turned], 2)?.contiguous()?,
-            value: key_value.narrow(2, plain, spec.value_dim)?.contiguous()?,
-        })
+        let compressed = ops.norm(&ops.leading_columns(&latent, self.kv_rank)?, &self.kv_norm)?;
+        let key_value = ops.linear(&compressed, &self.kv_up)?;
+        ops.latent_qkv(query, &latent, key_value, spec, self.rope_dim, rope)
     }
 }

@@ -3,11 +3,9 @@
 //! Rows are gathered by expert, so that each expert is one product. A row's result does not depend on the others: it sums
 //! over its own experts in the order of their indices.
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::ops::sigmoid;
+use candle_core::{DType, Device, Result};
 
-use super::gated::Gated;
-use crate::ops::Ops;
+use crate::ops::{FeedForward, Ops};
 use crate::spec::{ExpertsSpec, RouterScoring, RouterSpec};
 use crate::weights::{Linear, WeightLoader, WeightsError};
 
@@ -15,8 +13,8 @@ use crate::weights::{Linear, WeightLoader, WeightsError};
 #[derive(Debug)]
 pub(super) struct Experts {
     router: Router,
-    experts: Vec<Gated>,
-    shared: Option<Gated>,
+    experts: Vec<FeedForward>,
+    shared: Option<FeedForward>,
     shared_gate: Option<Linear>,
 }
 
@@ -46,15 +44,15 @@ impl Experts {
             experts: spec
                 .experts
                 .iter()
-                .map(|expert| Gated::load(expert, loader))
+                .map(|expert| FeedForward::load_gated(expert, loader))
                 .collect::<std::result::Result<_, _>>()?,
-            shared: spec.shared.as_ref().map(|shared| Gated::load(shared, loader)).transpose()?,
+            shared: spec.shared.as_ref().map(|shared| FeedForward::load_gated(shared, loader)).transpose()?,
             shared_gate: spec.shared_gate.as_ref().map(|gate| loader.linear(gate)).transpose()?,
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, ops: &dyn Ops) -> Result<Tensor> {
-        let logits = ops.linear(x, &self.router.projection)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    pub(super) fn forward<O: Ops>(&self, x: &O::Rows, ops: &O) -> Result<O::Rows> {
+        let logits = ops.to_host(&ops.linear(x, &self.router.projection)?)?;
         let mut rows = vec![Vec::new(); self.experts.len()];
         let mut weights = vec![Vec::new(); self.experts.len()];
         for (row, logits) in logits.iter().enumerate() {
@@ -63,23 +61,20 @@ impl Experts {
                 weights[expert].push(weight);
             }
         }
-        let mut output = x.zeros_like()?;
+        let mut output = ops.zeros_like(x)?;
         for (index, expert) in self.experts.iter().enumerate() {
             if rows[index].is_empty() {
                 continue;
             }
-            let count = rows[index].len();
-            let chosen = Tensor::new(rows[index].as_slice(), x.device())?;
-            let weight = Tensor::from_slice(&weights[index], (count, 1), x.device())?.to_dtype(x.dtype())?;
-            let fed = expert.forward(&x.index_select(&chosen, 0)?, ops)?;
-            output = output.index_add(&chosen, &fed.broadcast_mul(&weight)?, 0)?;
+            let fed = ops.feed_forward(&ops.gather(x, &rows[index])?, expert)?;
+            output = ops.scatter_add(output, &fed, &rows[index], &weights[index])?;
         }
         if let Some(shared) = &self.shared {
-            let mut fed = shared.forward(x, ops)?;
+            let mut fed = ops.feed_forward(x, shared)?;
             if let Some(gate) = &self.shared_gate {
-                fed = fed.broadcast_mul(&sigmoid(&ops.linear(x, gate)?)?)?;
+                fed = ops.scale_by_sigmoid(fed, &ops.linear(x, gate)?)?;
             }
-            output = (output + fed)?;
+            output = ops.add(output, &fed, 1.0)?;
         }
         Ok(output)
     }

@@ -2,30 +2,27 @@
 
 mod attention;
 mod experts;
-mod gated;
+mod feed_forward;
 mod mlp;
 
 use candle_core::{DType, Device, Result, Tensor};
-use plumbline_core::{PackedBatch, TokenId};
+use plumbline_core::{PackedBatch, Segment};
 
 use self::attention::Attention;
 use self::mlp::Mlp;
-use crate::ops::{HeadTarget, Ops, TargetScore};
-use crate::rope::RopeCache;
-use crate::spec::{DecoderSpec, LayerSpec};
+use crate::ops::{Embedding, Head, Ops, TargetScore};
+use crate::rope::{RopeCache, RopeTable};
+use crate::spec::{DecoderSpec, LayerSpec, RopeSpec};
 use crate::weights::{Linear, Norm, WeightLoader, WeightsError};
 
 /// A decoder with its weights.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     spec: DecoderSpec,
-    dtype: DType,
-    device: Device,
     embedding: Tensor,
     learned_positions: Option<Tensor>,
     layers: Vec<Layer>,
-    final_norm: Norm,
-    head: Linear,
+    head: Head,
     ropes: Vec<RopeCache>,
 }
 
@@ -72,68 +69,49 @@ impl Decoder {
             None => None,
         };
         let ropes = spec.ropes.iter().map(|rope| RopeCache::new(rope, dtype, device)).collect();
-        let head = Linear { weight, bias };
-        Ok(Self { spec, dtype, device: device.clone(), embedding, learned_positions, layers, final_norm, head, ropes })
+        let head = Head {
+            norm: final_norm,
+            linear: Linear { weight, bias },
+            multiplier: spec.head.multiplier,
+            softcap: spec.head.softcap,
+            eos: spec.eos_token_ids.clone(),
+        };
+        Ok(Self { spec, embedding, learned_positions, layers, head, ropes })
     }
 
     pub(crate) fn spec(&self) -> &DecoderSpec {
         &self.spec
     }
 
-    /// Hidden states before the final norm, `[batch.tokens(), hidden]`.
-    pub(crate) fn hidden_states(&mut self, batch: &PackedBatch, ops: &dyn Ops) -> Result<Tensor> {
-        let tables = self.ropes.iter_mut().map(|rope| rope.table(batch.segments())).collect::<Result<Vec<_>>>()?;
-        let ids = Tensor::new(batch.token_ids(), &self.device)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        if self.spec.embedding_multiplier != 1.0 {
-            x = (x * self.spec.embedding_multiplier)?;
-        }
-        if let Some(positions) = &self.learned_positions {
-            x = (x + positions.index_select(&Tensor::new(batch.position_ids(), &self.device)?, 0)?)?;
-        }
-        for (layer, spec) in self.layers.iter().zip(&self.spec.layers) {
-            let attention_input = match &layer.pre_attention {
-                Some(norm) => ops.norm(&x, norm)?,
-                None => x.clone(),
-            };
-            let attended = layer.attention.forward(&attention_input, &tables, batch.segments(), ops)?;
-            let attended = normed(attended, layer.post_attention.as_ref(), ops)?;
-            let after_attention = ops.add(&x, &attended, spec.residual_multiplier)?;
-            let mlp_input = match &layer.pre_mlp {
-                Some(norm) => ops.norm(if spec.parallel { &x } else { &after_attention }, norm)?,
-                None if spec.parallel => attention_input,
-                None => after_attention.clone(),
-            };
-            let fed = normed(layer.mlp.forward(&mlp_input, ops)?, layer.post_mlp.as_ref(), ops)?;
-            x = ops.add(&after_attention, &fed, spec.residual_multiplier)?;
-        }
-        Ok(x)
+    /// Whether the first rows of two sequences with the same first tokens are always the same: not so where the angles of
+    /// a rotary embedding depend on the length of the whole sequence.
+    pub(crate) fn shares_prefixes(&self) -> bool {
+        !self.spec.ropes.iter().any(RopeSpec::depends_on_length)
     }
 
-    /// Scores of the batch's targets from its hidden states. Logits exist for `chunk_rows` rows at a time only.
-    pub(crate) fn head_scores(
+    /// Scores of the batch's targets from the hidden states of [`Decoder::hidden_states`].
+    pub(crate) fn head_scores<O: Ops>(
         &self,
-        hidden: &Tensor,
+        hidden: &O::Rows,
         batch: &PackedBatch,
-        ops: &dyn Ops,
-        chunk_rows: usize,
+        ops: &O,
     ) -> Result<Vec<TargetScore>> {
-        let mut scores = Vec::with_capacity(batch.targets().len());
-        for (rows, targets) in chunks(batch, chunk_rows) {
-            let x = hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?;
-            let x = ops.norm(&x, &self.final_norm)?.to_dtype(self.head.weight.dtype())?;
-            let mut logits = ops.linear(&x, &self.head)?;
-            // Half-precision logits are widened before anything is done with them: statistics are never coarser than f32.
-            logits = logits.to_dtype(if self.dtype == DType::F64 { DType::F64 } else { DType::F32 })?;
-            if self.spec.head.multiplier != 1.0 {
-                logits = (logits * self.spec.head.multiplier)?;
-            }
-            if let Some(cap) = self.spec.head.softcap {
-                logits = ((logits / cap)?.tanh()? * cap)?;
-            }
-            scores.extend(ops.head_scores(&logits, &targets, &self.spec.eos_token_ids)?);
+        ops.head_scores(hidden, &self.head, batch.targets())
+    }
+
+    /// Hidden states before the final norm, `[batch.tokens(), hidden]`.
+    pub(crate) fn hidden_states<O: Ops>(&mut self, batch: &PackedBatch, ops: &O) -> Result<O::Rows> {
+        let tables = self.ropes.iter_mut().map(|rope| rope.table(batch.segments())).collect::<Result<Vec<_>>>()?;
+        let mut x = ops.embed(&Embedding {
+            table: &self.embedding,
+            ids: batch.token_ids(),
+            multiplier: self.spec.embedding_multiplier,
+            positions: self.learned_positions.as_ref().map(|table| (table, batch.position_ids())),
+        })?;
+        for (layer, spec) in self.layers.iter().zip(&self.spec.layers) {
+            x = layer.forward(x, spec, &tables, batch.segments(), ops)?;
         }
-        Ok(scores)
+        Ok(x)
     }
 }
 
@@ -149,32 +127,42 @@ impl Layer {
             post_mlp: norm(&spec.post_mlp)?,
         })
     }
+
+    fn forward<O: Ops>(
+        &self,
+        x: O::Rows,
+        spec: &LayerSpec,
+        ropes: &[RopeTable],
+        segments: &[Segment],
+        ops: &O,
+    ) -> Result<O::Rows> {
+        let multiplier = spec.residual_multiplier;
+        let attention_input = self.pre_attention.as_ref().map(|norm| ops.norm(&x, norm)).transpose()?;
+        let attended = self.attention.forward(attention_input.as_ref().unwrap_or(&x), ropes, segments, ops)?;
+        let attended = normed(attended, self.post_attention.as_ref(), ops)?;
+        if spec.parallel {
+            let mlp_input = self.pre_mlp.as_ref().map(|norm| ops.norm(&x, norm)).transpose()?.or(attention_input);
+            let fed = self.mlp.forward(mlp_input.as_ref().unwrap_or(&x), ops)?;
+            let fed = normed(fed, self.post_mlp.as_ref(), ops)?;
+            return ops.add(ops.add(x, &attended, multiplier)?, &fed, multiplier);
+        }
+        drop(attention_input);
+        let (x, mlp_input) = match &self.pre_mlp {
+            Some(norm) => {
+                let (x, normed) = ops.add_norm(x, &attended, multiplier, norm)?;
+                (x, Some(normed))
+            }
+            None => (ops.add(x, &attended, multiplier)?, None),
+        };
+        drop(attended);
+        let fed = self.mlp.forward(mlp_input.as_ref().unwrap_or(&x), ops)?;
+        ops.add(x, &normed(fed, self.post_mlp.as_ref(), ops)?, multiplier)
+    }
 }
 
-fn normed(x: Tensor, norm: Option<&Norm>, ops: &dyn Ops) -> Result<Tensor> {
+fn normed<O: Ops>(x: O::Rows, norm: Option<&Norm>, ops: &O) -> Result<O::Rows> {
     match norm {
         Some(norm) => ops.norm(&x, norm),
         None => Ok(x),
     }
-}
-
-/// Splits a batch's targets into runs over at most `chunk_rows` distinct consecutive rows: the rows of each run and its
-/// targets, whose `row` counts within the run.
-fn chunks(batch: &PackedBatch, chunk_rows: usize) -> Vec<(Vec<u32>, Vec<HeadTarget>)> {
-    let mut runs: Vec<(Vec<u32>, Vec<HeadTarget>)> = Vec::new();
-    for target in batch.targets() {
-        let row = target.row as u32;
-        let (token, temperature): (TokenId, f64) = (target.token, target.temperature);
-        match runs.last_mut() {
-            Some((rows, targets)) if rows.last() == Some(&row) => {
-                targets.push(HeadTarget { row: rows.len() - 1, token, temperature });
-            }
-            Some((rows, targets)) if rows.len() < chunk_rows => {
-                targets.push(HeadTarget { row: rows.len(), token, temperature });
-                rows.push(row);
-            }
-            _ => runs.push((vec![row], vec![HeadTarget { row: 0, token, temperature }])),
-        }
-    }
-    runs
 }

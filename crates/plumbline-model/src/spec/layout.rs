@@ -82,7 +82,8 @@ impl Layout {
         let max_positions = config.count("max_position_embeddings")?;
         let eps = config.f64(self.eps_key)?;
         let activation = Activation::from_config(config, self.activation_keys)?;
-        let mut rope = RopeSpec::from_config(config, heads.head_dim, (self.rotary_theta, self.rotary_fraction), max_positions)?;
+        let mut rope =
+            RopeSpec::from_config(config, heads.head_dim, (self.rotary_theta, self.rotary_fraction), max_positions)?;
         rope.interleaved = self.rope_interleaved;
         let tied = config.flag("tie_word_embeddings", self.tied)?;
 

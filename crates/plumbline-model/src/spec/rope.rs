@@ -171,6 +171,13 @@ impl RopeSpec {
         }
     }
 
+    /// Whether sequences of different lengths may turn by different angles, so that a prefix that two of them share does
+    /// not have one meaning.
+    #[must_use]
+    pub fn depends_on_length(&self) -> bool {
+        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
+    }
+
     /// Inverse frequencies of a regime, `dim / 2` of them, with Hugging Face's roundings to f32.
     #[must_use]
     pub fn inverse_frequencies(&self, regime: usize) -> Vec<f32> {

@@ -14,8 +14,10 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 16] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 18] = [
             ("threads", self.threads as u64, 0..=4096),
+            ("head_chunk_bytes", self.head_chunk_bytes as u64, 1 << 20..=1 << 36),
+            ("mlp_chunk_bytes", self.mlp_chunk_bytes as u64, 1 << 20..=1 << 36),
             ("weights_poll_seconds", self.weights_poll_seconds, 1..=3600),
             ("keep_versions", self.keep_versions as u64, 1..=1000),
             ("version_wait_seconds", self.version_wait_seconds, 0..=3600),

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use plumbline_core::{ComputeDevice, FloatType};
+use plumbline_core::{ComputeDevice, FloatType, Kernels};
 use plumbline_divergence::{MonitorConfig, VerdictLevels};
 use plumbline_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,12 @@ pub struct Config {
     pub selfcheck: SelfCheck,
     /// Threads of the model's computations; 0 = all cores.
     pub threads: usize,
+    /// Which implementation of the model's operations runs.
+    pub kernels: Kernels,
+    /// Bytes of logits that are held at a time.
+    pub head_chunk_bytes: usize,
+    /// Bytes between the two projections of an MLP that are held at a time.
+    pub mlp_chunk_bytes: usize,
 
     /// Folders that checkpoints may be loaded from while serving; empty = the weights never change.
     pub weights_root: Vec<PathBuf>,
@@ -143,6 +149,9 @@ impl Default for Config {
             head_dtype: FloatType::F32,
             selfcheck: SelfCheck::Off,
             threads: 0,
+            kernels: Kernels::Auto,
+            head_chunk_bytes: 64 * 1024 * 1024,
+            mlp_chunk_bytes: 64 * 1024 * 1024,
             weights_root: Vec::new(),
             weights_watch: None,
             weights_marker: "STABLE".into(),

@@ -62,8 +62,7 @@ pub(super) fn dense_mlp(config: &HfConfig, spec: &DecoderSpec) -> Result<(usize,
 }
 
 pub(super) fn mixtral(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> {
-    let layout =
-        Layout { windows: Windows::everywhere(config, None)?, rotary_theta: 1_000_000.0, ..Layout::default() };
+    let layout = Layout { windows: Windows::everywhere(config, None)?, rotary_theta: 1_000_000.0, ..Layout::default() };
     let mut spec = layout.read(config)?;
     let (experts, chosen) = counts(config, &["num_local_experts"])?;
     let (hidden, (width, activation)) = (spec.hidden_size, dense_mlp(config, &spec)?);

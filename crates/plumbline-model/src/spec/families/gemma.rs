@@ -60,9 +60,8 @@ pub(super) fn gemma3_text(config: &mut HfConfig) -> Result<DecoderSpec, ConfigEr
     if let Some((other, value)) = types.into_iter().next() {
         return Err(config.invalid("rope_parameters", value, format!("`{other}` is no layer type of this family")));
     }
-    match full {
-        Some(parameters) => config.put("rope_parameters", parameters),
-        None => {}
+    if let Some(parameters) = full {
+        config.put("rope_parameters", parameters);
     }
     let local_theta = config.optional_f64("rope_local_base_freq")?.unwrap_or(LOCAL_THETA);
     let mut spec = layout.read(config)?;

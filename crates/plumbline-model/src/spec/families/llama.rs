@@ -39,12 +39,8 @@ pub(super) fn qwen3(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> {
 
 /// Llama without rotary embeddings on some layers.
 pub(super) fn smollm3(config: &mut HfConfig) -> Result<DecoderSpec, ConfigError> {
-    let layout = Layout {
-        windows: Windows::qwen(config)?,
-        tied: true,
-        rotary_theta: 2_000_000.0,
-        ..with_biases(config)?
-    };
+    let layout =
+        Layout { windows: Windows::qwen(config)?, tied: true, rotary_theta: 2_000_000.0, ..with_biases(config)? };
     let mut spec = layout.read(config)?;
     let interval = config.optional_usize("no_rope_layer_interval")?.unwrap_or(4);
     let listed = config.integers("no_rope_layers")?;

@@ -11,7 +11,7 @@ use crate::spec::AttentionSpec;
 /// `heads * QUERY_BLOCK * keys`; blocks start at multiples of it from the segment's first row.
 const QUERY_BLOCK: usize = 128;
 
-/// See [`super::Ops::attention`].
+/// See [`crate::ops::Ops::attention`].
 pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> Result<Tensor> {
     let mut outputs = Vec::new();
     for segment in segments {

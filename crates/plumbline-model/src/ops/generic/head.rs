@@ -3,7 +3,26 @@
 use candle_core::{D, DType, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{HeadTarget, TargetScore};
+use crate::ops::TargetScore;
+
+/// A target within a chunk of logits rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct HeadTarget {
+    /// Row of the chunk.
+    pub(super) row: usize,
+    pub(super) token: u32,
+    /// Softmax temperature, > 0.
+    pub(super) temperature: f64,
+}
+
+/// Statistics of logits rows `[rows, vocab]` for the targets in them.
+pub(super) fn scores(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>> {
+    if logits.device().is_cpu() {
+        scores_on_slices(logits, targets, eos)
+    } else {
+        scores_on_device(logits, targets, eos)
+    }
+}
 
 /// One row of logits against one target; the definition of every number.
 fn score_row(logits: &[f64], target: &HeadTarget, eos: &[u32]) -> TargetScore {
@@ -36,7 +55,7 @@ fn score_row(logits: &[f64], target: &HeadTarget, eos: &[u32]) -> TargetScore {
 }
 
 /// Host memory: each row in f64, rows in parallel. A row's numbers depend on that row only.
-pub(super) fn scores_on_slices(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>> {
+fn scores_on_slices(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>> {
     targets
         .par_iter()
         .map(|target| {
@@ -47,7 +66,7 @@ pub(super) fn scores_on_slices(logits: &Tensor, targets: &[HeadTarget], eos: &[u
 }
 
 /// Device memory: only the results leave it. Exponentials in the logits' dtype, sums in f64.
-pub(super) fn scores_on_device(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>> {
+fn scores_on_device(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>> {
     let device = logits.device();
     let rows: Vec<u32> = targets.iter().map(|target| target.row as u32).collect();
     let logits = logits.index_select(&Tensor::new(rows, device)?, 0)?;
