@@ -10,6 +10,7 @@
 
 use candle_core::{Error, Result};
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// A matrix in a slice: element (r, c) is at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +76,12 @@ pub(super) const TINY: usize = 256;
 /// Fewer rows or columns than this are never given to the crate.
 pub(super) const MIN_SIDE: usize = 8;
 
+/// Rows of one thread's part of a product at least. Far more than 64, so that a part takes the path of the whole.
+const MIN_PART_ROWS: usize = 128;
+/// Parts of a product for each thread: each part is one thread's own product without a barrier inside, and a thread that the
+/// machine takes away for a while leaves parts to the others.
+const PARTS_PER_THREAD: usize = 2;
+
 /// `output (+)= scale * a b`
 ///
 /// # Errors
@@ -98,6 +105,17 @@ pub(super) fn multiply(
     let along_depth = a.column_stride == 1 && b.row_stride == 1;
     if m < MIN_SIDE || n < MIN_SIDE || k == 0 || (along_depth && m * n <= TINY) {
         return Err(Error::Msg(format!("a product of [{m}, {k}] x [{k}, {n}] is too small for this kernel")).bt());
+    }
+    let parts = (m / MIN_PART_ROWS).min(PARTS_PER_THREAD * rayon::current_num_threads());
+    if threads == Threads::All && parts > 1 {
+        let rows = m.div_ceil(parts);
+        let outputs = output.par_chunks_mut(rows * row_stride).take(parts);
+        return outputs.enumerate().with_max_len(1).try_for_each(|(part, output)| {
+            let first = part * rows;
+            let own = View { values: &a.values[first * a.row_stride..], rows: rows.min(m - first), ..a };
+            let output = Output { values: output, row_stride, accumulate };
+            multiply(output, own, b, scale, depth, Threads::One)
+        });
     }
     let block = if depth == Depth::Cut { DEPTH_BLOCK } else { k };
     let parallelism = match threads {
