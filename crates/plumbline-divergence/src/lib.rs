@@ -3,13 +3,16 @@
 //! [`compare`] lines up one rollout with the reference's scores. [`SufficientStatistics`] pools comparisons into sums that
 //! merge exactly, so any window, any group and any number of replicas is a sum of sums; [`Metrics`] adds what needs the
 //! single values (quantiles, Spearman). [`SlidingWindow`] and [`Monitor`] keep the recent past per run and engine, and
-//! [`VerdictLevels`] turns metrics into a [`Verdict`]. No I/O, no clock: time is passed in.
+//! [`VerdictLevels`] turns metrics into a [`Verdict`]. [`ClusteredSums`] gives means their confidence intervals, and
+//! [`DriftDetector`] says since when a level is not what it was. No I/O, no clock: time is passed in.
 //!
 //! Conventions: `e_t` is the engine's logprob of token `t`, `r_t` the reference's, `d_t = r_t - e_t` the log ratio
 //! (reference over engine) and `rho_t = exp(d_t)` the importance ratio, in nats and f64. Samples come from the engine, so
 //! every mean below is an expectation under the engine.
 
+mod clustered;
 mod comparison;
+mod drift;
 mod gauges;
 mod histogram;
 mod metrics;
@@ -17,12 +20,18 @@ mod moments;
 mod monitor;
 mod order;
 mod statistics;
+mod student;
 mod terms;
 mod verdict;
 mod weights;
 mod window;
 
+pub use clustered::{ClusteredSums, Interval, RatioSums};
 pub use comparison::{CompareError, SequenceComparison, TokenComparison, compare};
+pub use drift::{
+    DriftConfig, DriftConfigError, DriftDetector, DriftDirection, DriftEvent, DriftKind, DriftMemory, DriftSample,
+    DriftSampleError, DriftState, DriftUnit, DriftUpdate,
+};
 pub use histogram::DeltaHistogram;
 pub use metrics::Metrics;
 pub use moments::PairMoments;

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap in a helper of a test is a failed test")]
 
+mod drift;
 mod fixtures;
+mod intervals;
 mod oracle;
 mod properties;
+mod random;
+mod streams;
 mod verdicts;

@@ -19,7 +19,7 @@ fn token() -> impl Strategy<Value = Token> {
     })
 }
 
-fn sequence() -> impl Strategy<Value = SequenceComparison> {
+pub(crate) fn sequence() -> impl Strategy<Value = SequenceComparison> {
     (prop::collection::vec(token(), 0..25), any::<bool>()).prop_map(|(tokens, ended)| comparison(&tokens, ended))
 }
 
