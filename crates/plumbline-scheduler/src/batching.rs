@@ -1,12 +1,9 @@
 //! Which of the waiting sequences make the next batch.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use plumbline_core::{MIN_SHARED_TOKENS, ScoringSequence};
-
-use crate::queue::{Amount, Entry};
+use crate::entry::{Amount, Entry};
 
 /// Entries from the front of the queue among which group mates are looked for: bounds the work of one choice.
 const LOOKAHEAD: usize = 4096;
@@ -20,33 +17,6 @@ pub(crate) struct BatchLimits {
     pub(crate) sequences: usize,
     /// Whether sequences with the same beginning share rows.
     pub(crate) share_prefixes: bool,
-}
-
-/// Sequences with the same prompt, as an RL group has them. Prompts too short to be shared make no group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Group {
-    /// Hash of the prompt. Two prompts with one hash would only be batched together for nothing.
-    hash: u64,
-    /// Rows of the prompt.
-    tokens: usize,
-}
-
-impl Group {
-    pub(crate) fn of(sequence: &ScoringSequence) -> Option<Self> {
-        let tokens = sequence.scored.start.min(sequence.forward_tokens());
-        if tokens < MIN_SHARED_TOKENS {
-            return None;
-        }
-        let mut hasher = DefaultHasher::new();
-        sequence.token_ids[..tokens].hash(&mut hasher);
-        Some(Self { hash: hasher.finish(), tokens })
-    }
-
-    /// Rows that a further member of the group saves at least. Other sequences can cut the shared run once more, and what
-    /// is cut off is not shared if it is too short.
-    fn saving(self) -> usize {
-        self.tokens - (MIN_SHARED_TOKENS - 1)
-    }
 }
 
 /// Chooses the next batch, all of one version: indices in the order of packing. Empty only if nothing waits.

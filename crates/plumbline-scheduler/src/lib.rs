@@ -23,7 +23,9 @@
 mod backoff;
 mod batching;
 mod config;
+mod entry;
 mod error;
+mod group;
 mod model_thread;
 mod observer;
 mod queue;

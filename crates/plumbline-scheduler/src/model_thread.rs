@@ -12,7 +12,7 @@ use plumbline_core::{
 
 use crate::backoff::Backoff;
 use crate::batching::BatchLimits;
-use crate::queue::Entry;
+use crate::entry::Entry;
 use crate::reply::SequenceOutcome;
 use crate::shared::{Arrival, Shared, Step};
 use crate::{BatchObservation, SchedulerState, Scored};

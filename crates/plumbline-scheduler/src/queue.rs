@@ -6,54 +6,10 @@ use std::time::Instant;
 
 use plumbline_core::{ReferenceInfo, ScoringSequence};
 
-use crate::ScoreError;
-use crate::batching::{BatchLimits, Group, choose};
-use crate::reply::{Reply, SequenceOutcome};
-
-/// What a sequence costs in admission and in a batch.
-pub(crate) fn cost(sequence: &ScoringSequence) -> usize {
-    sequence.forward_tokens().max(1)
-}
-
-/// One waiting sequence.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) sequence: ScoringSequence,
-    /// The version of the weights that it was admitted for.
-    pub(crate) reference: Arc<ReferenceInfo>,
-    /// When it was admitted.
-    pub(crate) since: Instant,
-    pub(crate) tokens: usize,
-    /// Those that it shares its prompt with.
-    pub(crate) group: Option<Group>,
-    ticket: u64,
-    index: usize,
-    reply: Arc<Reply>,
-}
-
-impl Entry {
-    /// Gives the caller this sequence's outcome.
-    pub(crate) fn answer(self, outcome: SequenceOutcome) {
-        self.reply.fill(self.index, outcome);
-    }
-
-    /// Gives the caller an error for its whole submit.
-    pub(crate) fn fail(self, error: ScoreError) {
-        self.reply.fail(error);
-    }
-
-    /// Whether the caller left.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.reply.is_abandoned()
-    }
-}
-
-/// Tokens and sequences of a part of the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Amount {
-    pub(crate) tokens: usize,
-    pub(crate) sequences: usize,
-}
+use crate::batching::{BatchLimits, choose};
+use crate::entry::{Amount, Entry, cost};
+use crate::group::Group;
+use crate::reply::Reply;
 
 /// All waiting sequences. Those of one submit are adjacent and tickets ascend from front to back.
 #[derive(Debug, Default)]

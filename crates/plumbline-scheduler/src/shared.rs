@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use plumbline_core::{ReferenceInfo, ReferenceModel, ScoringSequence};
 use tokio::sync::{oneshot, watch};
 
-use crate::batching::{BatchLimits, Group};
-use crate::queue::{Amount, Entry, Queue, cost};
+use crate::batching::BatchLimits;
+use crate::entry::{Amount, Entry, cost};
+use crate::group::Group;
+use crate::queue::Queue;
 use crate::reply::Reply;
 use crate::residents::Residents;
 use crate::throughput::Throughput;

@@ -16,7 +16,7 @@ use plumbline_server::config::LogFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::BenchScoreArguments;
-use crate::{logging, memory, reference};
+use crate::{logging, memory, threads};
 
 #[derive(Deserialize)]
 struct Line {
@@ -88,7 +88,7 @@ impl Observer for Totals {
 
 pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()> {
     logging::start(LogFormat::Text, "warn,plumbline_model=info")?;
-    reference::use_threads(arguments.threads)?;
+    threads::use_threads(arguments.threads)?;
     let (ids, sequences) = read_sequences(&arguments.sequences, arguments.all_tokens)?;
     let tokens = sequences.iter().map(|sequence| sequence.token_ids.len()).sum();
     let scored_tokens = sequences.iter().map(|sequence| sequence.scored.len()).sum();

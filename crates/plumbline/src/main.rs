@@ -10,6 +10,7 @@ mod memory;
 mod reference;
 mod selfcheck;
 mod serve;
+mod threads;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use plumbline_core::ReferenceModel;
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
 use plumbline_server::config::SelfCheck;
@@ -72,11 +72,4 @@ fn load_version(
 
 fn load(model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn ReferenceModel>, LoadError> {
     Ok(Box::new(model.load(options)?))
-}
-
-/// Sizes the thread pool of the model's computations; 0 = all cores.
-pub(crate) fn use_threads(threads: usize) -> anyhow::Result<()> {
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("plumbline-cpu-{index}"));
-    pool.build_global().context("cannot start the computing threads")
 }

@@ -7,7 +7,7 @@ use plumbline_core::ReferenceModel;
 use plumbline_model::{Comparison, Extent, FamilySupport, LoadError, LoadOptions, ModelSource, Outcome, SelfCheck};
 
 use crate::cli::SelfcheckArguments;
-use crate::{embedded, reference};
+use crate::{embedded, threads};
 
 /// The two implementations agree.
 const AGREES: u8 = 0;
@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &SelfcheckArguments) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    reference::use_threads(arguments.threads)?;
+    threads::use_threads(arguments.threads)?;
     let source = match arguments.model.clone() {
         Some(model) => ModelSource::named(&model, arguments.revision.as_deref())?.pinned()?,
         None => ModelSource::Embedded(embedded::MODEL),

@@ -6,12 +6,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArguments;
-use crate::{logging, reference};
+use crate::{logging, reference, threads};
 
 pub(crate) async fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let config = load_config(arguments)?;
     logging::start(config.log_format, "info")?;
-    reference::use_threads(config.threads)?;
+    threads::use_threads(config.threads)?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let source = reference::source(&config);

@@ -19,12 +19,12 @@ use self::recordings::PHASES;
 use self::table::PhaseResult;
 use crate::cli::DemoArguments;
 use crate::serve::shutdown_signal;
-use crate::{logging, reference};
+use crate::{logging, reference, threads};
 
 pub(crate) async fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
     logging::start(LogFormat::Text, "warn")?;
     let config = demo_config(arguments);
-    reference::use_threads(config.threads)?;
+    threads::use_threads(config.threads)?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let url = format!("http://{}", listener.local_addr()?);
