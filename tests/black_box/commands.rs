@@ -98,3 +98,17 @@ fn config_show_prints_what_config_check_accepts() {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     std::fs::remove_file(&path).unwrap();
 }
+
+/// Never on another device instead.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn devices_that_are_not_there_end_the_start() {
+    let output = plumbline().args(["serve", "--listen", "127.0.0.1:0", "--device", "cuda:0,1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("cannot be used") && stderr.contains("cuda"), "{stderr}");
+    let output = plumbline().args(["config", "check", "--device", "cuda:0,1,0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("cuda:0 is named twice"), "{stderr}");
+}

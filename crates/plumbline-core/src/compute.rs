@@ -46,11 +46,16 @@ impl FromStr for ComputeDevice {
             "metal" => Ok(Self::Metal),
             other => other
                 .strip_prefix("cuda:")
-                .and_then(|index| index.parse().ok())
+                .and_then(index)
                 .map(Self::Cuda)
                 .ok_or_else(|| "not supported, use auto, cpu, cuda:N or metal".into()),
         }
     }
+}
+
+/// A device's index: digits only, where `usize` would take a sign too.
+fn index(text: &str) -> Option<usize> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 impl TryFrom<String> for ComputeDevice {
@@ -75,6 +80,77 @@ impl fmt::Display for ComputeDevice {
             Self::Cuda(index) => write!(f, "cuda:{index}"),
             Self::Metal => f.write_str("metal"),
         }
+    }
+}
+
+/// Devices that each hold a copy of the model and score batches side by side: one device, or several CUDA devices. Written
+/// as [`ComputeDevice`], and `cuda:0,1` for several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ComputeDevices {
+    /// At least one; several are CUDA devices, none twice.
+    devices: Vec<ComputeDevice>,
+}
+
+impl ComputeDevices {
+    /// The devices in the order in which they were written, at least one.
+    #[must_use]
+    pub fn as_slice(&self) -> &[ComputeDevice] {
+        &self.devices
+    }
+}
+
+impl Default for ComputeDevices {
+    fn default() -> Self {
+        ComputeDevice::default().into()
+    }
+}
+
+impl From<ComputeDevice> for ComputeDevices {
+    fn from(device: ComputeDevice) -> Self {
+        Self { devices: vec![device] }
+    }
+}
+
+impl FromStr for ComputeDevices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unsupported = || "not supported, use auto, cpu, cuda:N, cuda:N,M,... or metal".to_owned();
+        let Some(indices) = text.strip_prefix("cuda:").filter(|indices| indices.contains(',')) else {
+            return text.parse::<ComputeDevice>().map(Into::into).map_err(|_| unsupported());
+        };
+        let indices: Vec<usize> = indices.split(',').map(index).collect::<Option<_>>().ok_or_else(unsupported)?;
+        if let Some((_, twice)) = indices.iter().enumerate().find(|(at, index)| indices[..*at].contains(index)) {
+            return Err(format!("cuda:{twice} is named twice"));
+        }
+        Ok(Self { devices: indices.into_iter().map(ComputeDevice::Cuda).collect() })
+    }
+}
+
+impl TryFrom<String> for ComputeDevices {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ComputeDevices> for String {
+    fn from(devices: ComputeDevices) -> Self {
+        devices.to_string()
+    }
+}
+
+impl fmt::Display for ComputeDevices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, device) in self.devices.iter().enumerate() {
+            match device {
+                ComputeDevice::Cuda(index) if at > 0 => write!(f, ",{index}")?,
+                device => write!(f, "{device}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -129,8 +205,30 @@ mod tests {
             assert_eq!(text.parse::<ComputeDevice>().unwrap().to_string(), text);
         }
         assert_eq!("cuda".parse(), Ok(ComputeDevice::Cuda(0)));
-        for text in ["", "gpu", "cuda:", "cuda:x", "CPU"] {
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:+1", "cuda:0,1", "CPU"] {
             assert!(text.parse::<ComputeDevice>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn several_devices_are_read_as_they_are_written() {
+        for text in ["auto", "cpu", "metal", "cuda:3", "cuda:0,1", "cuda:7,0,12"] {
+            let devices: ComputeDevices = text.parse().unwrap();
+            assert_eq!(devices.to_string(), text);
+            assert_eq!(serde_json::to_value(&devices).unwrap(), text);
+            assert_eq!(serde_json::from_value::<ComputeDevices>(text.into()).unwrap(), devices);
+            assert_eq!(devices.as_slice().len(), text.split(',').count());
+        }
+        let several: ComputeDevices = "cuda:2,0".parse().unwrap();
+        assert_eq!(several.as_slice(), [ComputeDevice::Cuda(2), ComputeDevice::Cuda(0)]);
+        assert_eq!("cuda".parse(), Ok(ComputeDevices::from(ComputeDevice::Cuda(0))));
+        assert_eq!(ComputeDevices::default().to_string(), "auto");
+        for text in
+            ["", "gpu", "cuda:0,", "cuda:,1", "cuda:0,,1", "cuda:0, 1", "cuda:0,cuda:1", "cpu,cpu", "0,1", "cuda,1"]
+        {
+            let refused = text.parse::<ComputeDevices>().unwrap_err();
+            assert_eq!(refused, "not supported, use auto, cpu, cuda:N, cuda:N,M,... or metal", "{text}");
+        }
+        assert_eq!("cuda:0,1,0".parse::<ComputeDevices>(), Err("cuda:0 is named twice".into()));
     }
 }

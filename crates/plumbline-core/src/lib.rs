@@ -19,7 +19,7 @@ mod validate;
 mod versions;
 
 pub use batch::{PackedBatch, ScoringSequence, Segment, Target};
-pub use compute::{ComputeDevice, FloatType, Kernels};
+pub use compute::{ComputeDevice, ComputeDevices, FloatType, Kernels};
 pub use reference::{BatchScores, ModelError, ModelLimits, ReferenceInfo, ReferenceModel, ScoreTiming};
 pub use rollout::{Rollout, TokenId};
 pub use sampling::{IrreproducibleMode, LogprobsMode, Sampling};

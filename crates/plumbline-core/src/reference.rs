@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{PackedBatch, TokenId, TokenScores};
 
-/// A resident model that scores packed batches. Synchronous and object-safe: one thread owns it.
+/// A resident model that scores packed batches, on one device. Synchronous and object-safe: one thread owns it.
 pub trait ReferenceModel: Send {
     /// What is resident.
     fn info(&self) -> &ReferenceInfo;
@@ -66,11 +66,11 @@ pub struct ReferenceInfo {
     pub dtype: String,
     /// dtype in which the lm_head multiplies.
     pub head_dtype: String,
-    /// Where it runs (`cpu`, `cuda:0`).
+    /// Where it runs (`cpu`, `cuda:0`; `cuda:0,1` if each of several devices holds a copy).
     pub device: String,
     /// Number of weights.
     pub parameters: u64,
-    /// Memory that the weights take.
+    /// Memory that the weights take, in bytes; of all copies together if several devices hold one.
     pub weight_bytes: u64,
     /// Ids that end a sequence, from the model's configuration.
     pub eos_token_ids: Vec<TokenId>,

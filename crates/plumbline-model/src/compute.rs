@@ -26,11 +26,10 @@ pub(crate) fn open(device: ComputeDevice) -> Result<Device, String> {
     opened.map_err(|error| crate::error::message(&error))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(feature = "cuda", feature = "metal"))))]
 mod tests {
     use super::*;
 
-    #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_device_that_is_not_there_is_an_error() {
         assert!(open(ComputeDevice::Cuda(0)).is_err());

@@ -101,11 +101,45 @@ pub enum LoadError {
 /// What a tensor library error means for the caller. Backtraces stay out of the text.
 pub(crate) fn classify(error: &candle_core::Error) -> ModelError {
     let text = message(error);
-    let out_of_memory = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory"];
-    if out_of_memory.iter().any(|marker| text.contains(marker)) {
-        ModelError::OutOfMemory(text)
-    } else {
-        ModelError::Device(text)
+    if is_out_of_memory(error, &text) { ModelError::OutOfMemory(text) } else { ModelError::Device(text) }
+}
+
+/// What the drivers say in builds that do not know their error types.
+const OUT_OF_MEMORY_TEXTS: [&str; 3] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory"];
+
+fn is_out_of_memory(error: &candle_core::Error, text: &str) -> bool {
+    #[cfg(feature = "cuda")]
+    if let Some(known) = cuda_out_of_memory(error) {
+        return known;
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = error;
+    OUT_OF_MEMORY_TEXTS.iter().any(|marker| text.contains(marker))
+}
+
+/// Whether a CUDA error is one of memory; `None` if the error is none of CUDA's.
+#[cfg(feature = "cuda")]
+fn cuda_out_of_memory(error: &candle_core::Error) -> Option<bool> {
+    use candle_core::cuda_backend::CudaError;
+    use candle_core::cuda_backend::cudarc::cublas::sys::cublasStatus_t;
+    use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
+
+    let candle_core::Error::Cuda(cause) = innermost(error) else { return None };
+    cause.downcast_ref().map(|error| match error {
+        CudaError::Cuda(error) | CudaError::Load { cuda: error, .. } => error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+        CudaError::Cublas(error) => error.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
+        _ => false,
+    })
+}
+
+/// The error without what was added on its way.
+#[cfg(feature = "cuda")]
+fn innermost(error: &candle_core::Error) -> &candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. }
+        | candle_core::Error::WithPath { inner, .. }
+        | candle_core::Error::Context { inner, .. } => innermost(inner),
+        other => other,
     }
 }
 
@@ -132,5 +166,30 @@ mod tests {
         assert!(matches!(classify(&cuda.bt()), ModelError::OutOfMemory(_)));
         let other = candle_core::Error::Msg("shape mismatch".into()).bt();
         assert_eq!(classify(&other), ModelError::Device("shape mismatch".into()));
+    }
+
+    /// Runs only where the tests of a CUDA build run.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn cuda_errors_are_told_apart_by_type() {
+        use candle_core::cuda_backend::CudaError;
+        use candle_core::cuda_backend::cudarc::cublas::{result::CublasError, sys::cublasStatus_t};
+        use candle_core::cuda_backend::cudarc::driver::{DriverError, sys::CUresult};
+
+        let driver = |code| CudaError::Cuda(DriverError(code));
+        let cublas = |code| CudaError::Cublas(CublasError(code));
+        let load =
+            CudaError::Load { cuda: DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY), module_name: "affine".into() };
+        for (error, memory) in [
+            (driver(CUresult::CUDA_ERROR_OUT_OF_MEMORY), true),
+            (driver(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS), false),
+            (cublas(cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED), true),
+            (cublas(cublasStatus_t::CUBLAS_STATUS_EXECUTION_FAILED), false),
+            (load, true),
+            (CudaError::InternalError("out of memory in name only"), false),
+        ] {
+            let error = candle_core::Error::from(error).context("a layer");
+            assert_eq!(matches!(classify(&error), ModelError::OutOfMemory(_)), memory, "{error}");
+        }
     }
 }

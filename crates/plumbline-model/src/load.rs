@@ -7,7 +7,7 @@ use plumbline_core::{ComputeDevice, FloatType, Kernels};
 
 use crate::compute;
 use crate::decoder::Decoder;
-use crate::error::LoadError;
+use crate::error::{LoadError, message};
 use crate::profile::Profile;
 use crate::reference::CandleReference;
 use crate::spec::DecoderSpec;
@@ -135,6 +135,10 @@ impl ModelSource {
         let loader = WeightLoader::new(source.as_ref(), &spec.base_prefix, dtype, &device);
         let decoder = Decoder::load(spec.clone(), &loader, dtype, head_dtype, &device).map_err(refused_weights)?;
         let mut sizes = loader.finish(|tensor| spec.ignores(tensor)).map_err(refused_weights)?;
+        // Uploads are asynchronous, in an order that only this thread sees, and another thread may score.
+        device
+            .synchronize()
+            .map_err(|error| LoadError::Device { device: options.device.to_string(), reason: message(&error) })?;
         if spec.head.weight.is_none() && head_dtype != dtype {
             // The head is a copy of the embedding then.
             sizes.bytes += (spec.vocab_size * spec.hidden_size * head_dtype.size_in_bytes()) as u64;

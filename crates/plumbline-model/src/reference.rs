@@ -8,7 +8,7 @@ use plumbline_core::{
 };
 
 use crate::decoder::Decoder;
-use crate::error::classify;
+use crate::error::{classify, message};
 use crate::load::LoadOptions;
 use crate::ops::{ChunkBytes, CpuOps, GenericOps, Ops, TargetScore};
 use crate::weights::WeightSizes;
@@ -19,6 +19,7 @@ pub struct CandleReference {
     decoder: Decoder,
     operations: Operations,
     info: ReferenceInfo,
+    device: Device,
     /// As configured.
     chunks: ChunkBytes,
     /// How often they are halved at present.
@@ -64,7 +65,19 @@ impl CandleReference {
             }
             Kernels::Auto | Kernels::Generic => Operations::Generic(GenericOps::new(chunks)),
         };
-        Self { decoder, operations, info, chunks, halvings: 0 }
+        Self { decoder, operations, info, device: device.clone(), chunks, halvings: 0 }
+    }
+
+    /// What a failed forward means. After one that ran out of memory, waits until the device has taken back what the
+    /// forward had: memory is freed in the order of the device's queue, and the next attempt must not begin before.
+    fn failed(&self, error: &candle_core::Error) -> ModelError {
+        let failure = classify(error);
+        if let ModelError::OutOfMemory(reason) = &failure
+            && let Err(error) = self.device.synchronize()
+        {
+            return ModelError::Device(format!("{}, after {reason}", message(&error)));
+        }
+        failure
     }
 
     fn halve_chunks(&mut self, halvings: u32) {
@@ -130,7 +143,7 @@ impl ReferenceModel for CandleReference {
                 result
             }
         };
-        let (scores, timing) = result.map_err(|error| classify(&error))?;
+        let (scores, timing) = result.map_err(|error| self.failed(&error))?;
         let sequences =
             batch.sequence_targets().iter().map(|range| collect(&scores[range.clone()])).collect::<Result<_, _>>()?;
         Ok(BatchScores { sequences, timing })

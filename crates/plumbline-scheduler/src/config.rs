@@ -16,7 +16,8 @@ pub struct SchedulerConfig {
     pub max_batch_sequences: usize,
     /// Versions of the weights that work can ask for, the current one included.
     pub keep_versions: usize,
-    /// Bytes of all weights in memory, those of a version that is being loaded included; 0 = no limit.
+    /// Bytes of all weights in memory, on all devices together, those of a version that is being loaded included; 0 = no
+    /// limit.
     pub max_weight_bytes: u64,
 }
 

@@ -12,7 +12,7 @@ pub enum SubmitError {
     /// The scheduler is shutting down, or has.
     #[error("the scheduler is draining and takes no new work")]
     Draining,
-    /// The model could not be loaded, or its thread ended unexpectedly.
+    /// A copy of the model could not be loaded, or its thread ended unexpectedly.
     #[error("the reference model is not available: {reason}")]
     Failed {
         /// What the loader or the panic said.
@@ -59,7 +59,7 @@ pub enum SubmitError {
 /// Why admitted sequences were not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScoreError {
-    /// The drain limit passed, or the model thread ended, before all sequences were scored.
+    /// The drain limit passed, or a model thread ended unexpectedly, before all sequences were scored.
     #[error("the scheduler stopped before the sequences were scored")]
     Stopped,
 }

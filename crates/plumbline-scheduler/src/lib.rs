@@ -1,20 +1,24 @@
-//! Between many callers and one model: admission, batching, the model thread, drain.
+//! Between many callers and a model, or several copies of it: admission, batching, the model threads, drain.
 //!
 //! [`Scheduler::submit`] admits sequences by their number of tokens or refuses them at once; a [`Ticket`] waits for the
-//! answer. One thread owns the [`ReferenceModel`](plumbline_core::ReferenceModel) and the consuming end of the queue:
-//! whenever it is idle and something waits, it takes a batch from the front and scores it. There is no wait timer. An idle
-//! model starts at once with what is there, and while it is busy the next batch grows.
+//! answer. A thread owns the [`ReferenceModel`](plumbline_core::ReferenceModel): whenever it is idle and something waits, it
+//! takes a batch from the front of the queue and scores it. There is no wait timer. An idle model starts at once with what
+//! is there, and while it is busy the next batch grows. With several devices there is such a thread for each, with its own
+//! copy of every version of the weights, and still one queue.
 //!
 //! Rules that callers can rely on:
 //! - First in, first out, but for two things: a batch is of one version of the weights, and members of an RL group, which
-//!   share their prompt, are batched together. The oldest sequence is in every batch, so nothing starves.
+//!   share their prompt, are batched together. The oldest waiting sequence is in every batch, so nothing starves.
 //! - What sequences of a batch have in common at their beginning is computed once, with the same numbers.
 //! - A sequence above the batch budget is scored alone, never truncated and never stuck.
 //! - All sequences of one submit are admitted or none, by the same rule for one sequence and for a group.
 //! - Every admitted sequence is answered exactly once, unless its caller left before it started: then it is never scored.
-//! - Every sequence is scored with the version of the weights that it was admitted for, whatever is loaded meanwhile.
+//! - Every sequence is scored with the version of the weights that it was admitted for, whatever is loaded meanwhile. New
+//!   weights are the current ones once every model thread has them.
 //! - A forward that fails or panics costs only the sequence that causes it: its batch is halved until that is found. One that
-//!   runs out of memory makes the model save memory first, and later batches smaller for a while.
+//!   runs out of memory makes the model save memory first, and later batches of that thread smaller for a while.
+//! - A model thread that ends unexpectedly ends the scheduler: what waits is told so, what other threads are scoring is
+//!   answered.
 //!
 //! Locking: the queue is a `VecDeque` behind a `std` mutex with a condition variable. Critical sections only move entries
 //! and counts (and tell the [`Observer`] the new counts, so that they arrive in order). No lock is held over a forward or
@@ -23,6 +27,7 @@
 mod backoff;
 mod batching;
 mod config;
+mod copies;
 mod entry;
 mod error;
 mod group;

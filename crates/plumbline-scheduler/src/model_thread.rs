@@ -1,4 +1,4 @@
-//! The one thread that owns the model and its versions: load, score batch after batch, take new weights, end.
+//! The threads that own the models: each loads its copy, scores batch after batch, takes new weights, ends.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -14,21 +14,23 @@ use crate::backoff::Backoff;
 use crate::batching::BatchLimits;
 use crate::entry::Entry;
 use crate::reply::SequenceOutcome;
-use crate::shared::{Arrival, Shared, Step};
+use crate::shared::{Shared, Step};
 use crate::{BatchObservation, SchedulerState, Scored};
 
-/// Body of the thread. Whatever happens, it ends with a final state and nobody waiting.
-pub(crate) fn run<F, E>(shared: &Arc<Shared>, load: F)
+/// Body of a thread. Whatever happens, it ends with a final state and nobody waiting.
+pub(crate) fn run<F, E>(shared: &Arc<Shared>, thread: usize, load: F)
 where
     F: FnOnce() -> Result<Box<dyn ReferenceModel>, E>,
     E: Display,
 {
-    let last = match load_model(load) {
+    let loaded = load_model(load).and_then(|(model, own)| {
+        tracing::info!(model = %own.model, device = %own.device, "the reference model is resident");
+        Ok((model, shared.loaded(thread, own)?))
+    });
+    let last = match loaded {
         Ok((model, reference)) => {
-            tracing::info!(model = %reference.model, device = %reference.device, "the reference model is resident");
-            shared.open(Arc::clone(&reference));
             // The model is dropped in here: once the state says so, its memory is free.
-            match catch_panic(|| ModelThread::new(shared, reference, model).serve()) {
+            match catch_panic(|| ModelThread::new(shared, thread, reference, model).serve()) {
                 Ok(()) => SchedulerState::Stopped,
                 Err(panic) => SchedulerState::Failed { reason: format!("the model thread panicked: {panic}").into() },
             }
@@ -36,21 +38,21 @@ where
         Err(reason) => SchedulerState::Failed { reason: reason.into() },
     };
     if let SchedulerState::Failed { reason } = &last {
-        tracing::error!(%reason, "the model thread ends");
+        tracing::error!(%reason, "a model thread ends");
     }
-    shared.close(last);
+    shared.close(thread, last);
 }
 
 /// Loads a model; the reason if that fails or panics.
-pub(crate) fn load_model<F, E>(load: F) -> Result<(Box<dyn ReferenceModel>, Arc<ReferenceInfo>), String>
+pub(crate) fn load_model<F, E>(load: F) -> Result<(Box<dyn ReferenceModel>, ReferenceInfo), String>
 where
     F: FnOnce() -> Result<Box<dyn ReferenceModel>, E>,
     E: Display,
 {
     let loaded = catch_panic(|| {
         load().map(|model| {
-            let reference = Arc::new(model.info().clone());
-            (model, reference)
+            let info = model.info().clone();
+            (model, info)
         })
     });
     match loaded {
@@ -63,25 +65,25 @@ where
 
 struct ModelThread<'a> {
     shared: &'a Shared,
+    /// Which of the model threads this is.
+    thread: usize,
+    /// The thread's own copies.
     versions: Vec<(Arc<ReferenceInfo>, Box<dyn ReferenceModel>)>,
     backoff: Backoff,
 }
 
 impl<'a> ModelThread<'a> {
-    fn new(shared: &'a Shared, reference: Arc<ReferenceInfo>, model: Box<dyn ReferenceModel>) -> Self {
-        Self { shared, versions: vec![(reference, model)], backoff: Backoff::new(shared.config()) }
+    fn new(shared: &'a Shared, thread: usize, reference: Arc<ReferenceInfo>, model: Box<dyn ReferenceModel>) -> Self {
+        Self { shared, thread, versions: vec![(reference, model)], backoff: Backoff::new(shared.config()) }
     }
 
     fn serve(&mut self) {
-        while let Some(step) = self.shared.next_step(&self.limits()) {
+        while let Some(step) = self.next_step() {
             match step {
                 Step::Score(batch) => self.score_batch(batch),
-                Step::Install(Arrival { model, info, done }) => {
-                    tracing::info!(policy_version = info.policy_version, "the weights are swapped");
-                    self.versions.push((Arc::clone(&info), model));
-                    self.shared.installed(&info);
-                    // Nobody listens any more if the caller left.
-                    let _ = done.send(());
+                Step::Install(info, model) => {
+                    self.versions.push((info, model));
+                    self.shared.installed();
                 }
                 Step::Release(info) => {
                     // A destructor that panics must not take the other versions with it.
@@ -93,6 +95,11 @@ impl<'a> ModelThread<'a> {
                 }
             }
         }
+    }
+
+    fn next_step(&self) -> Option<Step> {
+        let holds = |info: &Arc<ReferenceInfo>| self.versions.iter().any(|(version, _)| Arc::ptr_eq(version, info));
+        self.shared.next_step(self.thread, &self.limits(), holds)
     }
 
     fn limits(&self) -> BatchLimits {
@@ -142,7 +149,7 @@ impl<'a> ModelThread<'a> {
     /// Leaves out those whose caller left.
     fn still_wanted(&self, entries: Vec<Entry>) -> Vec<Entry> {
         let (abandoned, wanted): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::is_abandoned);
-        abandoned.iter().for_each(|_| self.shared.finished_one());
+        abandoned.iter().for_each(|_| self.shared.finished_one(self.thread));
         wanted
     }
 
@@ -156,7 +163,7 @@ impl<'a> ModelThread<'a> {
         };
         for (entry, outcome) in batch.into_iter().zip(outcomes) {
             entry.answer(outcome);
-            self.shared.finished_one();
+            self.shared.finished_one(self.thread);
         }
     }
 
@@ -185,7 +192,7 @@ impl<'a> ModelThread<'a> {
         let timing = result.as_ref().map_or(ScoreTiming::default(), |scores| scores.timing);
         if result.is_ok() {
             // As the queue counts: what is shared goes faster.
-            self.shared.record(unshared, elapsed);
+            self.shared.record(self.thread, unshared, elapsed);
             if self.backoff.scored() {
                 self.model_of(entries)?.spend_memory();
             }

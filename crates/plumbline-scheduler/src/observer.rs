@@ -8,7 +8,7 @@ use crate::Residents;
 
 /// Receives what happens, for metrics. Every method does nothing unless it is overridden.
 ///
-/// The methods are called from the model thread and from callers' threads. They must be quick, must not panic and must not
+/// The methods are called from the model threads and from callers' threads, at the same time. They must be quick, must not panic and must not
 /// call the scheduler: [`Observer::queue`] and [`Observer::residents`] run inside the queue's critical section.
 pub trait Observer: Send + Sync + 'static {
     /// The waiting work after each change of the queue, in the order of the changes.
@@ -29,7 +29,7 @@ pub trait Observer: Send + Sync + 'static {
     /// A forward ran out of memory.
     fn out_of_memory(&self) {}
 
-    /// The weights were swapped; `current` is the new version.
+    /// The weights were swapped, on all devices; `current` is the new version.
     fn swapped(&self, current: &ReferenceInfo) {
         let _ = current;
     }

@@ -8,7 +8,7 @@ use plumbline_core::ReferenceInfo;
 /// Names of versions that are gone which are remembered.
 const REMEMBERED: usize = 1024;
 
-/// The versions of the weights that are in memory, at one moment.
+/// The versions of the weights that are in memory, at one moment. Where there are several model threads, each has a copy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Residents {
     /// Oldest first; the last one is current.
@@ -44,7 +44,8 @@ impl Residents {
         self.get(policy_version).is_none() && self.past.iter().any(|past| past == policy_version)
     }
 
-    /// Memory of all weights, in bytes, also of versions that only finish admitted work.
+    /// Memory of all weights, in bytes: of every copy on every device, and of versions that only finish admitted work, which
+    /// count whole until their last copy is dropped.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         self.kept.iter().chain(&self.leaving).map(|info| info.weight_bytes).sum()
@@ -74,7 +75,7 @@ impl Residents {
         more_than_current
     }
 
-    /// The model of a leaving version has been dropped.
+    /// All copies of a leaving version have been dropped.
     pub(crate) fn left(&mut self, info: &Arc<ReferenceInfo>) {
         self.leaving.retain(|leaving| !Arc::ptr_eq(leaving, info));
     }

@@ -20,9 +20,9 @@ pub enum SchedulerState {
     Ready,
     /// Takes no new work and finishes what it has.
     Draining,
-    /// The model thread has ended as asked.
+    /// The model threads have ended as asked.
     Stopped,
-    /// The model could not be loaded, or its thread ended unexpectedly.
+    /// A copy of the model could not be loaded, or a model thread ended unexpectedly.
     Failed {
         /// What the loader or the panic said.
         reason: Arc<str>,
@@ -37,21 +37,21 @@ pub enum DrainOutcome {
     /// The limit passed first.
     TimedOut {
         /// Sequences without an outcome: those that waited (their tickets resolve to [`ScoreError::Stopped`]) and those of
-        /// the running batch (answered when its forward ends, if the process lives that long).
+        /// running batches (answered when their forwards end, if the process lives that long).
         ///
         /// [`ScoreError::Stopped`]: crate::ScoreError::Stopped
         sequences: usize,
     },
 }
 
-/// A cheap handle to the queue and the model thread. When the last one is dropped, the thread finishes what was admitted
-/// and ends.
+/// A cheap handle to the queue and the model threads. When the last one is dropped, the threads finish what was admitted
+/// and end.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     handle: Arc<Handle>,
 }
 
-/// Tickets and the thread hold [`Shared`] too, so that the last handle is told apart from them by its own type.
+/// Tickets and the threads hold [`Shared`] too, so that the last handle is told apart from them by its own type.
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
@@ -70,10 +70,39 @@ impl Scheduler {
         F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
         E: Display,
     {
+        Self::start_copies(config, observer, vec![load])
+    }
+
+    /// Starts as many threads as there are `loads`. Each runs its own and then scores batches from the one queue with its
+    /// own copy of the model, for instance one a device.
+    ///
+    /// The scheduler is ready when all copies are loaded; one that cannot be, or is not a copy of the others, fails it.
+    ///
+    /// # Errors
+    /// There are no `loads`, a limit of `config` is 0, or a thread could not be spawned.
+    pub fn start_copies<F, E>(config: SchedulerConfig, observer: Arc<dyn Observer>, loads: Vec<F>) -> io::Result<Self>
+    where
+        F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+        E: Display,
+    {
         config.check()?;
-        let shared = Arc::new(Shared::new(config, observer));
-        let own = Arc::clone(&shared);
-        thread::Builder::new().name("plumbline-model".into()).spawn(move || model_thread::run(&own, load))?;
+        if loads.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is nothing to load a model with"));
+        }
+        let threads = loads.len();
+        let shared = Arc::new(Shared::new(config, observer, threads));
+        for (thread, load) in loads.into_iter().enumerate() {
+            let own = Arc::clone(&shared);
+            let builder = thread::Builder::new().name("plumbline-model".into());
+            if let Err(error) = builder.spawn(move || model_thread::run(&own, thread, load)) {
+                let reason: Arc<str> = format!("cannot start a model thread: {error}").into();
+                // Tells the threads that did start that they wait for nothing.
+                for missing in thread..threads {
+                    shared.close(missing, SchedulerState::Failed { reason: Arc::clone(&reason) });
+                }
+                return Err(error);
+            }
+        }
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }
 
@@ -89,7 +118,7 @@ impl Scheduler {
         self.shared().reference()
     }
 
-    /// Waits until the model is loaded.
+    /// Waits until all copies of the model are loaded.
     ///
     /// # Errors
     /// [`StartError`] if loading failed or the scheduler no longer takes work.
@@ -121,24 +150,24 @@ impl Scheduler {
         (amount.tokens, amount.sequences)
     }
 
-    /// Measured speed over recent batches, exponentially weighted; `None` before the first.
+    /// Measured speed over recent batches, exponentially weighted, of all model threads together; `None` before the first.
     #[must_use]
     pub fn tokens_per_second(&self) -> Option<f64> {
         self.shared().tokens_per_second()
     }
 
-    /// Refuses new work, waits until everything admitted is answered and the model thread has ended, but no longer than
+    /// Refuses new work, waits until everything admitted is answered and the model threads have ended, but no longer than
     /// `limit`; then what still waits is answered with [`ScoreError::Stopped`](crate::ScoreError::Stopped).
     ///
-    /// While the model is loading nothing can have been admitted: returns at once, and the thread ends when `load` returns.
+    /// While the model is loading nothing can have been admitted: returns at once, and the threads end when all have loaded.
     pub async fn drain(&self, limit: Duration) -> DrainOutcome {
         let shared = self.shared();
         shared.begin_drain();
         if shared.reference().is_none() {
             return DrainOutcome::Drained;
         }
-        let mut states = shared.watch();
-        let ended = states.wait_for(|state| matches!(state, SchedulerState::Stopped | SchedulerState::Failed { .. }));
+        let mut alive = shared.watch_alive();
+        let ended = alive.wait_for(|alive| *alive == 0);
         if tokio::time::timeout(limit, ended).await.is_ok() {
             return DrainOutcome::Drained;
         }

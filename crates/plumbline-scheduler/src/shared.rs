@@ -1,4 +1,6 @@
-//! What the handles, the tickets and the model thread share.
+//! What the handles, the tickets and the model threads share.
+
+mod versions;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,22 +8,23 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plumbline_core::{ReferenceInfo, ReferenceModel, ScoringSequence};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
+pub(crate) use self::versions::Arrival;
 use crate::batching::BatchLimits;
 use crate::entry::{Amount, Entry, cost};
 use crate::group::Group;
 use crate::queue::Queue;
 use crate::reply::Reply;
 use crate::residents::Residents;
-use crate::throughput::Throughput;
+use crate::throughput::{Throughput, retry_after, together};
 use crate::{Observer, SchedulerConfig, SchedulerState, ScoreError, SubmitError, Ticket};
 
 pub(crate) struct Shared {
     config: SchedulerConfig,
     pub(crate) observer: Arc<dyn Observer>,
     work: Mutex<Work>,
-    /// Signalled when work arrives and when draining begins.
+    /// Signalled to all when there may be something to do for any of the model threads.
     wake: Condvar,
     /// Written only while `work` is locked, so that whoever holds the lock sees a state that stays.
     state: watch::Sender<SchedulerState>,
@@ -29,48 +32,60 @@ pub(crate) struct Shared {
     residents: watch::Sender<Residents>,
     /// Held by the one update of the weights that runs.
     pub(crate) updates: Arc<tokio::sync::Mutex<()>>,
-    /// Sequences taken from the queue and not answered yet.
-    running: AtomicUsize,
+    /// Model threads that have not ended. Written only while `work` is locked, after `state`.
+    alive: watch::Sender<usize>,
+    /// For each model thread: sequences that it took from the queue and has not answered yet.
+    running: Vec<AtomicUsize>,
 }
 
-#[derive(Default)]
 struct Work {
     queue: Queue,
-    throughput: Throughput,
-    /// A loaded version that the model thread has not taken yet.
+    /// For each model thread.
+    throughput: Vec<Throughput>,
+    /// What each model thread has loaded at the start.
+    loaded: Vec<Option<ReferenceInfo>>,
+    /// A version whose copies the model threads have not all taken yet.
     arrival: Option<Arrival>,
+    /// Leaving versions of which some model threads have dropped their copy, and how many have.
+    dropped: Vec<(Arc<ReferenceInfo>, usize)>,
 }
 
-/// A loaded version on its way to the model thread.
-pub(crate) struct Arrival {
-    pub(crate) model: Box<dyn ReferenceModel>,
-    pub(crate) info: Arc<ReferenceInfo>,
-    /// Told when new work is scored with it; dropped if it never will be.
-    pub(crate) done: oneshot::Sender<()>,
-}
-
-/// What the model thread does next.
+/// What a model thread does next.
 pub(crate) enum Step {
     /// Score a batch, all of one version.
     Score(Vec<Entry>),
-    /// Take a new version.
-    Install(Arrival),
-    /// Drop a version that nothing waits for.
+    /// Take the thread's copy of a new version.
+    Install(Arc<ReferenceInfo>, Box<dyn ReferenceModel>),
+    /// Drop the thread's copy of a version that nothing waits for.
     Release(Arc<ReferenceInfo>),
 }
 
 impl Shared {
-    pub(crate) fn new(config: SchedulerConfig, observer: Arc<dyn Observer>) -> Self {
+    /// For so many model threads.
+    pub(crate) fn new(config: SchedulerConfig, observer: Arc<dyn Observer>, threads: usize) -> Self {
+        let work = Work {
+            queue: Queue::default(),
+            throughput: vec![Throughput::default(); threads],
+            loaded: vec![None; threads],
+            arrival: None,
+            dropped: Vec::new(),
+        };
         Self {
             config,
             observer,
-            work: Mutex::default(),
+            work: Mutex::new(work),
             wake: Condvar::new(),
             state: watch::Sender::new(SchedulerState::Loading),
             residents: watch::Sender::default(),
             updates: Arc::default(),
-            running: AtomicUsize::new(0),
+            alive: watch::Sender::new(threads),
+            running: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
         }
+    }
+
+    /// Number of model threads.
+    pub(crate) fn threads(&self) -> usize {
+        self.running.len()
     }
 
     pub(crate) fn state(&self) -> SchedulerState {
@@ -79,6 +94,11 @@ impl Shared {
 
     pub(crate) fn watch(&self) -> watch::Receiver<SchedulerState> {
         self.state.subscribe()
+    }
+
+    /// The number of model threads that have not ended.
+    pub(crate) fn watch_alive(&self) -> watch::Receiver<usize> {
+        self.alive.subscribe()
     }
 
     pub(crate) fn config(&self) -> &SchedulerConfig {
@@ -102,7 +122,7 @@ impl Shared {
     }
 
     pub(crate) fn tokens_per_second(&self) -> Option<f64> {
-        self.lock().throughput.tokens_per_second()
+        together(&self.lock().throughput)
     }
 
     /// Admits all sequences or none.
@@ -120,7 +140,7 @@ impl Shared {
         }
         let queued_tokens = work.queue.amount().tokens;
         if cost > limit - queued_tokens {
-            let retry_after = work.throughput.retry_after(queued_tokens);
+            let retry_after = retry_after(queued_tokens, together(&work.throughput));
             return Err(SubmitError::QueueFull { queued_tokens, limit, retry_after });
         }
         let (reply, receiver) = Reply::new(count);
@@ -130,7 +150,8 @@ impl Shared {
         let number = work.queue.push(sequences, &groups, &Arc::new(reply), Instant::now());
         self.observe_queue(&work);
         drop(work);
-        self.wake.notify_one();
+        // All: there may be a batch for each.
+        self.wake.notify_all();
         Ok(Ticket::new(Some(number), receiver, Arc::clone(self)))
     }
 
@@ -145,28 +166,24 @@ impl Shared {
         }
     }
 
-    /// The model is resident. Does not undo a drain that began during the load.
-    pub(crate) fn open(&self, reference: Arc<ReferenceInfo>) {
-        let work = self.lock();
-        self.change_residents(&work, |residents| residents.add(reference, self.config.keep_versions));
-        self.state.send_if_modified(|state| {
-            let loading = *state == SchedulerState::Loading;
-            if loading {
-                *state = SchedulerState::Ready;
-            }
-            loading
-        });
-    }
-
-    /// Waits for something to do; `None` once the scheduler drains and nothing waits.
-    pub(crate) fn next_step(&self, limits: &BatchLimits) -> Option<Step> {
+    /// Waits for something to do; `None` once the scheduler drains and nothing waits, or has failed. `holds` says which
+    /// versions the thread has a copy of.
+    ///
+    /// Every model thread holds every version that the queue asks for: one takes work only when all have it, and is dropped
+    /// only when it takes no more and nothing waits for it.
+    pub(crate) fn next_step(
+        &self,
+        thread: usize,
+        limits: &BatchLimits,
+        holds: impl Fn(&Arc<ReferenceInfo>) -> bool,
+    ) -> Option<Step> {
         let mut work = self.lock();
         loop {
-            if let Some(idle) = self.residents.borrow().leaving().iter().find(|info| !work.queue.needs(info)) {
-                return Some(Step::Release(Arc::clone(idle)));
+            if matches!(*self.state.borrow(), SchedulerState::Failed { .. }) {
+                return None;
             }
-            if let Some(arrival) = work.arrival.take() {
-                return Some(Step::Install(arrival));
+            if let Some(step) = self.change_of_versions(&mut work, thread, &holds) {
+                return Some(step);
             }
             if !work.queue.is_empty() {
                 break;
@@ -177,7 +194,7 @@ impl Shared {
             work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
         }
         let batch = work.queue.take_batch(limits);
-        self.running.store(batch.len(), Ordering::Relaxed);
+        self.running[thread].store(batch.len(), Ordering::Relaxed);
         self.observe_queue(&work);
         drop(work);
         for entry in &batch {
@@ -186,58 +203,16 @@ impl Shared {
         Some(Step::Score(batch))
     }
 
-    /// Gives the model thread a loaded version; it is dropped if the thread has ended.
-    pub(crate) fn hand_over(&self, arrival: Arrival) {
-        let mut work = self.lock();
-        if matches!(*self.state.borrow(), SchedulerState::Ready | SchedulerState::Draining) {
-            work.arrival = Some(arrival);
-        }
-        drop(work);
-        self.wake.notify_all();
+    /// One more sequence of a thread's running batch needs nothing any more.
+    pub(crate) fn finished_one(&self, thread: usize) {
+        self.running[thread].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The model thread has a version, which is the current one from now on.
-    pub(crate) fn installed(&self, info: &Arc<ReferenceInfo>) {
-        let work = self.lock();
-        self.change_residents(&work, |residents| residents.add(Arc::clone(info), self.config.keep_versions));
-        drop(work);
-        self.observer.swapped(info);
+    pub(crate) fn record(&self, thread: usize, tokens: usize, elapsed: Duration) {
+        self.lock().throughput[thread].record(tokens, elapsed);
     }
 
-    /// The model thread has dropped a version.
-    pub(crate) fn released(&self, info: &Arc<ReferenceInfo>) {
-        let work = self.lock();
-        self.change_residents(&work, |residents| residents.left(info));
-    }
-
-    /// Takes out old versions until the rest has at most so many bytes, as far as that goes. What is taken out stays in
-    /// memory until nothing waits for it.
-    pub(crate) fn retire_until(&self, weight_bytes: u64) {
-        let work = self.lock();
-        self.change_residents(&work, |residents| {
-            let kept = |residents: &Residents| residents.kept().iter().map(|info| info.weight_bytes).sum::<u64>();
-            while kept(residents) > weight_bytes && residents.retire_oldest() {}
-        });
-        drop(work);
-        self.wake.notify_all();
-    }
-
-    /// The lock keeps changes, and what the observer hears of them, in order.
-    fn change_residents(&self, _locked: &MutexGuard<'_, Work>, change: impl FnOnce(&mut Residents)) {
-        self.residents.send_modify(change);
-        self.observer.residents(&self.residents.borrow());
-    }
-
-    /// One more sequence of the running batch needs nothing any more.
-    pub(crate) fn finished_one(&self) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn record(&self, tokens: usize, elapsed: Duration) {
-        self.lock().throughput.record(tokens, elapsed);
-    }
-
-    /// From now on nothing is admitted and the model thread ends when the queue is empty.
+    /// From now on nothing is admitted and the model threads end when the queue is empty.
     pub(crate) fn begin_drain(&self) {
         let work = self.lock();
         self.state.send_if_modified(|state| {
@@ -252,28 +227,43 @@ impl Shared {
     }
 
     /// Answers everything that waits with [`ScoreError::Stopped`]; returns how many sequences stay unscored, counting those
-    /// of the running batch, which cannot be interrupted.
+    /// of running batches, which cannot be interrupted.
     pub(crate) fn abandon(&self) -> usize {
         let mut work = self.lock();
         let waiting = work.queue.take_all();
-        let unscored = waiting.len() + self.running.load(Ordering::Relaxed);
+        let running: usize = self.running.iter().map(|running| running.load(Ordering::Relaxed)).sum();
         if !waiting.is_empty() {
             self.observe_queue(&work);
         }
         drop(work);
+        let unscored = waiting.len() + running;
         waiting.into_iter().for_each(|entry| entry.fail(ScoreError::Stopped));
         unscored
     }
 
-    /// The model thread is at its end: nothing will be scored any more.
-    pub(crate) fn close(&self, last: SchedulerState) {
+    /// A model thread is at its end. If it is the last one, or one that failed, nothing more will be taken from the queue;
+    /// the other threads finish the batches that they have.
+    pub(crate) fn close(&self, thread: usize, last: SchedulerState) {
         let mut work = self.lock();
-        self.running.store(0, Ordering::Relaxed);
-        self.state.send_replace(last);
+        self.running[thread].store(0, Ordering::Relaxed);
+        let alive = *self.alive.borrow() - 1;
+        let over = alive == 0 || matches!(last, SchedulerState::Failed { .. });
+        self.state.send_if_modified(|state| {
+            // What went wrong first stays the reason.
+            let ends = over && !matches!(state, SchedulerState::Failed { .. });
+            if ends {
+                *state = last;
+            }
+            ends
+        });
+        self.alive.send_replace(alive);
         // Dropped without a word, which tells whoever waits for it.
-        let _arrival = work.arrival.take();
+        let _arrival = if over { work.arrival.take() } else { None };
         drop(work);
-        self.abandon();
+        self.wake.notify_all();
+        if over {
+            self.abandon();
+        }
     }
 
     fn check_open(&self) -> Result<(), SubmitError> {

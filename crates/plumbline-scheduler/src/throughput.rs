@@ -1,4 +1,4 @@
-//! How fast the model is.
+//! How fast the models are.
 
 use std::time::Duration;
 
@@ -27,13 +27,18 @@ impl Throughput {
     pub(crate) fn tokens_per_second(&self) -> Option<f64> {
         (self.tokens > 0.0 && self.seconds > 0.0).then(|| self.tokens / self.seconds)
     }
+}
 
-    /// When a queue of `queued_tokens` will have been scored, within [`MIN_RETRY`] and [`MAX_RETRY`].
-    pub(crate) fn retry_after(&self, queued_tokens: usize) -> Duration {
-        let Some(speed) = self.tokens_per_second() else { return MIN_RETRY };
-        let seconds = (queued_tokens as f64 / speed).clamp(MIN_RETRY.as_secs_f64(), MAX_RETRY.as_secs_f64());
-        Duration::from_secs_f64(seconds)
-    }
+/// When a queue of `queued_tokens` will have been scored at a measured speed, within [`MIN_RETRY`] and [`MAX_RETRY`].
+pub(crate) fn retry_after(queued_tokens: usize, tokens_per_second: Option<f64>) -> Duration {
+    let Some(speed) = tokens_per_second else { return MIN_RETRY };
+    let seconds = (queued_tokens as f64 / speed).clamp(MIN_RETRY.as_secs_f64(), MAX_RETRY.as_secs_f64());
+    Duration::from_secs_f64(seconds)
+}
+
+/// Speed of several model threads together; one that has measured nothing yet counts nothing.
+pub(crate) fn together(threads: &[Throughput]) -> Option<f64> {
+    threads.iter().filter_map(Throughput::tokens_per_second).reduce(|all, own| all + own)
 }
 
 #[cfg(test)]
@@ -43,7 +48,8 @@ mod tests {
     #[test]
     fn nothing_is_known_before_the_first_batch() {
         assert_eq!(Throughput::default().tokens_per_second(), None);
-        assert_eq!(Throughput::default().retry_after(1_000_000), Duration::from_secs(1));
+        assert_eq!(together(&[Throughput::default(); 2]), None);
+        assert_eq!(retry_after(1_000_000, None), Duration::from_secs(1));
     }
 
     #[test]
@@ -69,11 +75,18 @@ mod tests {
 
     #[test]
     fn advice_follows_the_queue_within_its_bounds() {
-        let mut throughput = Throughput::default();
-        throughput.record(100, Duration::from_secs(1));
-        assert_eq!(throughput.retry_after(1), Duration::from_secs(1));
-        assert_eq!(throughput.retry_after(500), Duration::from_secs(5));
-        assert_eq!(throughput.retry_after(usize::MAX), Duration::from_secs(60));
+        assert_eq!(retry_after(1, Some(100.0)), Duration::from_secs(1));
+        assert_eq!(retry_after(500, Some(100.0)), Duration::from_secs(5));
+        assert_eq!(retry_after(usize::MAX, Some(100.0)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn threads_add_up() {
+        let mut threads = [Throughput::default(); 3];
+        threads[0].record(100, Duration::from_secs(1));
+        assert_eq!(together(&threads), Some(100.0), "two have scored nothing yet");
+        threads[2].record(100, Duration::from_secs(2));
+        assert_eq!(together(&threads), Some(150.0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! New weights beside the current ones: make room, load, hand over to the model thread.
+//! New weights beside the current ones: make room, load, hand over to the model threads.
 
 use std::fmt::Display;
 use std::io;
@@ -8,6 +8,7 @@ use std::thread;
 use plumbline_core::{ReferenceInfo, ReferenceModel};
 use tokio::sync::oneshot;
 
+use crate::copies::{Difference, difference, joined};
 use crate::model_thread::load_model;
 use crate::residents::Residents;
 use crate::shared::{Arrival, Shared};
@@ -19,9 +20,17 @@ pub enum UpdateError {
     /// There is no current model to replace: it is still loading, or the scheduler is ending.
     #[error("the reference model is not serving: it is loading or shutting down")]
     NotServing,
-    /// Loading failed or panicked.
+    /// Loading failed or panicked, or did not give the same version for each model thread.
     #[error("{0}")]
     Load(String),
+    /// There must be one copy for each model thread.
+    #[error("{given} copies of the weights for {threads} model threads")]
+    Copies {
+        /// Loads that were given.
+        given: usize,
+        /// Model threads.
+        threads: usize,
+    },
     /// What was loaded is not the same model with other weights.
     #[error("the checkpoint is another model: {field} is {found}, the resident model has {expected}")]
     OtherModel {
@@ -63,21 +72,41 @@ impl Scheduler {
         F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
         E: Display,
     {
+        self.update_copies(vec![load]).await
+    }
+
+    /// [`Scheduler::update_weights`] of several model threads: one load for each, in their order. They run one after the
+    /// other. The new version is the current one as soon as all threads have their copy.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the current weights go on serving.
+    pub async fn update_copies<F, E>(&self, loads: Vec<F>) -> Result<Arc<ReferenceInfo>, UpdateError>
+    where
+        F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+        E: Display,
+    {
         let shared = self.shared();
-        // Travels with the load: a second one must not begin while it runs.
+        let (given, threads) = (loads.len(), shared.threads());
+        if given != threads {
+            return Err(UpdateError::Copies { given, threads });
+        }
+        // Travels with the load and then with its result: a second update must not begin before all threads have that.
         let turn = Arc::clone(&shared.updates).lock_owned().await;
         let current = serving(shared)?;
         make_room(shared, &current).await?;
         let (sender, loaded) = oneshot::channel();
         thread::Builder::new().name("plumbline-load".into()).spawn(move || {
+            let copies: Result<Vec<_>, String> = loads.into_iter().map(load_model).collect();
             // Nobody listens any more if the caller left.
-            drop(sender.send((load_model(load), turn)));
+            drop(sender.send((copies, turn)));
         })?;
-        let (result, _turn) = loaded.await.map_err(|_| UpdateError::Load("the loading thread died".into()))?;
-        let (model, info) = result.map_err(UpdateError::Load)?;
+        let (result, turn) = loaded.await.map_err(|_| UpdateError::Load("the loading thread died".into()))?;
+        let (copies, infos): (Vec<_>, Vec<_>) =
+            result.map_err(UpdateError::Load)?.into_iter().map(|(model, info)| (Some(model), info)).unzip();
+        let info = Arc::new(joined(&infos).map_err(UpdateError::Load)?);
         check_same_model(&current, &info)?;
         let (done, installed) = oneshot::channel();
-        shared.hand_over(Arrival { model, info: Arc::clone(&info), done });
+        shared.hand_over(Arrival { info: Arc::clone(&info), copies, missing: threads, done, turn });
         installed.await.map_err(|_| UpdateError::NotServing)?;
         Ok(info)
     }
@@ -124,19 +153,13 @@ async fn make_room(shared: &Shared, current: &ReferenceInfo) -> Result<(), Updat
 
 /// Weights of another model would be another ruler.
 fn check_same_model(current: &ReferenceInfo, new: &ReferenceInfo) -> Result<(), UpdateError> {
-    let number = |value: u64| value.to_string();
-    let size = |value: usize| value.to_string();
-    let fields = [
-        ("family", new.family.clone(), current.family.clone()),
-        ("vocab_size", size(new.limits.vocab_size), size(current.limits.vocab_size)),
-        ("max_positions", size(new.limits.max_positions), size(current.limits.max_positions)),
-        ("parameters", number(new.parameters), number(current.parameters)),
-        ("dtype", new.dtype.clone(), current.dtype.clone()),
-        ("head_dtype", new.head_dtype.clone(), current.head_dtype.clone()),
-        ("device", new.device.clone(), current.device.clone()),
-    ];
-    match fields.into_iter().find(|(_, found, expected)| found != expected) {
-        Some((field, found, expected)) => Err(UpdateError::OtherModel { field, found, expected }),
+    let device = (new.device != current.device).then(|| Difference {
+        field: "device",
+        found: new.device.clone(),
+        expected: current.device.clone(),
+    });
+    match difference(current, new).or(device) {
+        Some(Difference { field, found, expected }) => Err(UpdateError::OtherModel { field, found, expected }),
         None => Ok(()),
     }
 }

@@ -181,9 +181,9 @@ pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, Serv
     let registry = Registry::new();
     let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
     let openapi = Bytes::from(serde_json::to_vec(&openapi).map_err(ServerError::OpenApi)?);
-    let scheduler = Scheduler::start(config.scheduler(), Arc::new(metrics.clone()), source.initial)?;
+    let scheduler = Scheduler::start_copies(config.scheduler(), Arc::new(metrics.clone()), source.initial)?;
     let (drain, draining) = watched::channel(false);
-    let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), source.version);
+    let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), source.versions);
     let state = Arc::new(AppState::new(config, scheduler, registry, metrics, weights, openapi, draining));
     let router = routes::app(router, &state, keys);
     Ok(App { state, router, drain })

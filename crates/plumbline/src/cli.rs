@@ -72,7 +72,7 @@ pub(crate) struct Flags {
     /// Address and port; anything but loopback needs --api-key-file or --no-auth [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where the reference runs: auto, cpu, cuda:N, metal [default: auto]
+    /// Where the reference runs: auto, cpu, cuda:N, metal, or several GPUs, cuda:0,1 [default: auto]
     #[arg(long)]
     device: Option<String>,
     /// dtype of the decoder body: f32, bf16, f16, f64 [default: f32]

@@ -1,10 +1,10 @@
 //! The reference model that a configuration asks for, and new versions of its weights.
 
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
-use plumbline_core::ReferenceModel;
+use plumbline_core::{ComputeDevice, ReferenceModel};
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
 use plumbline_server::config::SelfCheck;
 use plumbline_server::{Config, ReferenceSource};
@@ -17,41 +17,72 @@ const UNVERSIONED: &str = "0";
 /// A folder with this file is an adapter for the model that was started with, not a model.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// What loads the configured model, or the embedded one, and later checkpoints of it.
+/// What loads the configured model, or the embedded one, and later checkpoints of it, onto each of the configured devices.
 pub(crate) fn source(config: &Config) -> ReferenceSource {
-    let (model, revision) = (config.model.clone(), config.revision.clone());
-    let default_version = if model.is_some() { UNVERSIONED } else { embedded::POLICY_VERSION };
+    let base = Arc::new(Base::new(config.model.clone(), config.revision.clone()));
+    ReferenceSource::together(config.device.as_slice().iter().map(|device| source_on(*device, config, &base)))
+}
+
+/// The part of one device.
+fn source_on(device: ComputeDevice, config: &Config, base: &Arc<Base>) -> ReferenceSource {
+    let default_version = if config.model.is_some() { UNVERSIONED } else { embedded::POLICY_VERSION };
     let options = LoadOptions {
         policy_version: config.policy_version.clone().unwrap_or_else(|| default_version.into()),
         adapter: config.adapter.clone(),
         dtype: config.dtype,
         head_dtype: config.head_dtype,
-        device: config.device,
+        device,
         kernels: config.kernels,
         head_chunk_bytes: config.head_chunk_bytes,
         mlp_chunk_bytes: config.mlp_chunk_bytes,
         ..LoadOptions::default()
     };
     let check = config.selfcheck;
-    let started = Arc::new(OnceLock::new());
-    let (base, like) = (Arc::clone(&started), options.clone());
+    let (first_base, first_options) = (Arc::clone(base), options.clone());
     let initial = move || {
-        let model = match model {
-            Some(model) => ModelSource::named(&model, revision.as_deref())?.pinned()?,
-            None => ModelSource::Embedded(embedded::MODEL),
-        };
-        let model = started.get_or_init(|| model);
-        let mut reference = model.load(&options)?;
+        let model = first_base.find()?;
+        let mut reference = model.load(&first_options)?;
         match check {
             SelfCheck::Off => {}
-            SelfCheck::Quick => selfcheck::at_load(model, &mut reference, &options)?,
+            SelfCheck::Quick => selfcheck::at_load(&model, &mut reference, &first_options)?,
         }
         Ok::<Box<dyn ReferenceModel>, LoadError>(Box::new(reference))
     };
-    ReferenceSource::new(initial).with_versions(move |checkpoint, version| match base.get() {
-        Some(base) => load_version(checkpoint, version, base, &like).map_err(anyhow::Error::from),
+    let base = Arc::clone(base);
+    ReferenceSource::new(initial).with_versions(move |checkpoint, version| match base.found() {
+        Some(base) => load_version(checkpoint, version, &base, &options).map_err(anyhow::Error::from),
         None => Err(anyhow!("the model has not been found yet")),
     })
+}
+
+/// The model that the server was started with. It is found once, so that all devices hold the same.
+struct Base {
+    model: Option<PathBuf>,
+    revision: Option<String>,
+    found: Mutex<Option<ModelSource>>,
+}
+
+impl Base {
+    fn new(model: Option<PathBuf>, revision: Option<String>) -> Self {
+        Self { model, revision, found: Mutex::default() }
+    }
+
+    /// Downloads a model of the hub if the cache lacks it; the other devices wait for that.
+    fn find(&self) -> Result<ModelSource, LoadError> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = &*found {
+            return Ok(model.clone());
+        }
+        let model = match &self.model {
+            Some(model) => ModelSource::named(model, self.revision.as_deref())?.pinned()?,
+            None => ModelSource::Embedded(embedded::MODEL),
+        };
+        Ok(found.insert(model).clone())
+    }
+
+    fn found(&self) -> Option<ModelSource> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// A checkpoint folder holds the whole model, or an adapter for the model that the server was started with.

@@ -11,6 +11,10 @@ mod cancellation;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
+mod copies_updates;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod failures;

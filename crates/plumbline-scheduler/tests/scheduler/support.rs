@@ -19,7 +19,7 @@ use plumbline_scheduler::{
 pub(crate) const MAX_POSITIONS: usize = 1000;
 
 /// Turns a deadlock into a failed test. Nothing waits this long when it works.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const WIDE: SchedulerConfig = SchedulerConfig {
     max_queue_tokens: 1_000_000,
@@ -157,6 +157,51 @@ pub(crate) fn start_with(
     (scheduler, control)
 }
 
+/// Starts a scheduler on several copies of a model, on devices `cuda:0` and so on, and waits until it is ready.
+pub(crate) fn start_copies(
+    config: SchedulerConfig,
+    observer: Arc<dyn Observer>,
+    copies: usize,
+    gated: bool,
+) -> (Scheduler, Vec<Control>) {
+    let (loads, controls): (Vec<_>, Vec<_>) = copies_of("1", copies, gated).into_iter().unzip();
+    let scheduler = Scheduler::start_copies(config, observer, loads).unwrap();
+    block_on(scheduler.ready()).unwrap();
+    (scheduler, controls)
+}
+
+/// What loads the copies of a version.
+pub(crate) fn copies_of(version: &str, copies: usize, gated: bool) -> Vec<(LoadCopy, Control)> {
+    (0..copies)
+        .map(|index| {
+            let (model, control) = FakeModel::new(gated, Box::new(|_| None));
+            let model = model.with_version(version).with_info(|info| info.device = format!("cuda:{index}"));
+            (load_of(model), control)
+        })
+        .collect()
+}
+
+/// A load of one copy.
+pub(crate) type LoadCopy = Box<dyn FnOnce() -> Result<Box<dyn ReferenceModel>, String> + Send>;
+
+pub(crate) fn load_of(model: impl ReferenceModel + 'static) -> LoadCopy {
+    Box::new(move || Ok(Box::new(model)))
+}
+
+/// Waits for the next forward on any copy; which one, and what is in it.
+pub(crate) fn first_started(controls: &[Control]) -> (usize, Vec<usize>) {
+    let patience = std::time::Instant::now() + PATIENCE;
+    loop {
+        for (index, control) in controls.iter().enumerate() {
+            if let Ok(forward) = control.started.try_recv() {
+                return (index, forward);
+            }
+        }
+        assert!(std::time::Instant::now() < patience, "a forward starts");
+        std::thread::yield_now();
+    }
+}
+
 /// A sequence with `tokens` tokens to score, recognisable by `seed`.
 pub(crate) fn sequence(seed: u32, tokens: usize) -> ScoringSequence {
     let token_ids = (0..=tokens as u32).map(|position| seed * 1000 + position * 7 % 13).collect();
@@ -220,12 +265,17 @@ pub(crate) fn wait(ticket: Ticket) -> Result<Vec<SequenceOutcome>, ScoreError> {
 
 /// Waits for a ticket and insists on the right numbers in the right order.
 pub(crate) fn assert_scored(ticket: Ticket, sequences: &[ScoringSequence]) {
+    assert_scored_by(&info(), ticket, sequences);
+}
+
+/// The same of any model.
+pub(crate) fn assert_scored_by(reference: &ReferenceInfo, ticket: Ticket, sequences: &[ScoringSequence]) {
     let outcomes = wait(ticket).unwrap();
     assert_eq!(outcomes.len(), sequences.len());
     for (outcome, sequence) in outcomes.into_iter().zip(sequences) {
         let scored = outcome.unwrap();
         assert_eq!(scored.scores, expected(sequence));
-        assert_eq!(*scored.reference, info());
+        assert_eq!(*scored.reference, *reference);
     }
 }
 

@@ -203,7 +203,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use plumbline_core::ComputeDevice;
+    use plumbline_core::ComputeDevices;
 
     use crate::config::LogFormat;
 
@@ -269,7 +269,9 @@ mod tests {
         assert_eq!((config.verdict_mae_suspect_nats, config.verdict_mae_divergent_nats), (0.02, 1.0));
         assert_eq!(config.model.as_deref(), Some(Path::new("/m")));
         assert_eq!(config.weights_root, [PathBuf::from("/a"), PathBuf::from("/b")]);
-        assert_eq!(config.device, ComputeDevice::Auto);
+        assert_eq!(config.device, ComputeDevices::default());
+        let flags = Flags { device: Some("cuda:1,0".into()), ..Flags::default() };
+        assert_eq!(Config::load(Some(&file.0), env(&[]), &flags).unwrap().device.to_string(), "cuda:1,0");
     }
 
     #[test]
@@ -280,7 +282,7 @@ mod tests {
         let mut found = problems("bad", text, &variables, &flags);
         found.sort();
         let expected = [
-            "device = \"gpu\" (flag --device): not supported, use auto, cpu, cuda:N or metal",
+            "device = \"gpu\" (flag --device): not supported, use auto, cpu, cuda:N, cuda:N,M,... or metal",
             "dtype = \"int3\" (FILE): not supported, use f32 or bf16 or f16 or f64",
             "listen = \"localhost\" (environment variable PLUMBLINE_LISTEN): invalid socket address syntax",
             "listenn = \"x\" (environment variable PLUMBLINE_LISTENN): unknown key",

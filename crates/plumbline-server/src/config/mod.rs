@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use plumbline_core::{ComputeDevice, FloatType, Kernels};
+use plumbline_core::{ComputeDevices, FloatType, Kernels};
 use plumbline_divergence::{MonitorConfig, VerdictLevels};
 use plumbline_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
@@ -38,8 +38,8 @@ pub struct Config {
     /// Version of the reference's weights, an opaque string; `None` (an empty string) = what the model is known as.
     #[serde(with = "empty_is_none")]
     pub policy_version: Option<String>,
-    /// Where the reference runs.
-    pub device: ComputeDevice,
+    /// Where the reference runs: one device, or several CUDA devices that each hold a copy.
+    pub device: ComputeDevices,
     /// dtype of the decoder body.
     pub dtype: FloatType,
     /// dtype in which the lm_head multiplies.
@@ -144,7 +144,7 @@ impl Default for Config {
             revision: None,
             adapter: None,
             policy_version: None,
-            device: ComputeDevice::Auto,
+            device: ComputeDevices::default(),
             dtype: FloatType::F32,
             head_dtype: FloatType::F32,
             selfcheck: SelfCheck::Off,

@@ -23,7 +23,7 @@ pub(super) struct ReferenceResponse {
     policy_version: String,
     /// Versions that rollouts can be scored with, oldest first.
     policy_versions: Vec<String>,
-    /// Memory of all resident weights, in bytes.
+    /// Memory of all resident weights, in bytes, on all devices together.
     weight_bytes: u64,
     /// dtype of the decoder body.
     #[schema(example = "f32")]
@@ -31,7 +31,7 @@ pub(super) struct ReferenceResponse {
     /// dtype in which the lm_head multiplies.
     #[schema(example = "f32")]
     head_dtype: String,
-    /// Where it runs.
+    /// Where it runs; `cuda:0,1` if several devices each hold a copy.
     #[schema(example = "cpu")]
     device: String,
     /// Number of weights.

@@ -48,6 +48,11 @@ impl FakeModel {
         Self { info: ReferenceInfo { policy_version: policy_version.into(), ..self.info }, ..self }
     }
 
+    /// The same model elsewhere.
+    pub(super) fn on(self, device: &str) -> Self {
+        Self { info: ReferenceInfo { device: device.into(), ..self.info }, ..self }
+    }
+
     /// `r_t` of a token.
     pub(super) fn logprob(token: u32, temperature: f64) -> f64 {
         -(1.0 + f64::from(token) / 10.0) / temperature

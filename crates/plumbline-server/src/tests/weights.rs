@@ -103,6 +103,36 @@ async fn an_update_changes_what_scores_and_says_so_everywhere() {
     assert!(gone.body.contains("no longer resident"), "{}", gone.body);
 }
 
+/// A copy on each of two devices: both score, both follow, and their memory counts together.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_on_several_devices_follow_together() {
+    let root = Root::new("copies");
+    let copy = |device: &'static str| {
+        let model = move |version: &str| FakeModel::default().with_version(version).on(device);
+        ReferenceSource::new(move || Ok::<_, String>(Box::new(model("2")) as Box<dyn ReferenceModel>))
+            .with_versions(move |_, version| Ok::<_, String>(Box::new(model(version)) as Box<dyn ReferenceModel>))
+    };
+    let config = Config { weights_root: vec![root.0.clone()], ..Config::default() };
+    let source = ReferenceSource::together([copy("cuda:0"), copy("cuda:1")]);
+    let service = Service::from_source(config, source).await;
+    assert_eq!(service.get("/v1/reference").await.json()["weight_bytes"], 56);
+    service.updated(&root.checkpoint("step_3")).await;
+    let reference = service.get("/v1/reference").await.json();
+    assert_eq!((&reference["device"], &reference["policy_version"]), (&json!("cuda:0,1"), &json!("3")));
+    assert_eq!(reference["weight_bytes"], 112);
+    let answer = service.post(&request(&json!([sequence("a")]))).await.json();
+    assert_eq!(
+        (&answer["reference"]["device"], &answer["reference"]["policy_version"]),
+        (&json!("cuda:0,1"), &json!("3"))
+    );
+
+    let fixed = ReferenceSource::new(|| Ok::<_, String>(Box::new(FakeModel::default()) as Box<dyn ReferenceModel>));
+    let config = Config { weights_root: vec![root.0.clone()], ..Config::default() };
+    let service = Service::from_source(config, ReferenceSource::together([copy("cpu"), fixed])).await;
+    let refused = service.update(&json!({"model_path": root.checkpoint("step_3")})).await;
+    assert_eq!(refused.status, 400, "one copy cannot follow: {}", refused.body);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sequences_of_several_versions_share_a_request_and_even_a_sequence() {
     let root = Root::new("spans");

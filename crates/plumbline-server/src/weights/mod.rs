@@ -21,10 +21,15 @@ use crate::metrics::ServiceMetrics;
 /// Loads a checkpoint folder as a version of the resident model.
 pub(crate) type LoadVersion = Arc<dyn Fn(&Path, &str) -> Result<Box<dyn ReferenceModel>, String> + Send + Sync>;
 
-/// Where references come from: the first one, and new versions of its weights.
+/// Loads the first reference.
+pub(crate) type LoadInitial = Box<dyn FnOnce() -> Result<Box<dyn ReferenceModel>, String> + Send>;
+
+/// Where references come from: the first one, and new versions of its weights. For each device that holds a copy.
 pub struct ReferenceSource {
-    pub(crate) initial: Box<dyn FnOnce() -> Result<Box<dyn ReferenceModel>, String> + Send>,
-    pub(crate) version: Option<LoadVersion>,
+    /// One for each copy.
+    pub(crate) initial: Vec<LoadInitial>,
+    /// One for each copy; `None` if the weights of one never change.
+    pub(crate) versions: Option<Vec<LoadVersion>>,
 }
 
 impl ReferenceSource {
@@ -32,7 +37,7 @@ impl ReferenceSource {
     pub fn new<E: std::fmt::Display>(
         initial: impl FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
     ) -> Self {
-        Self { initial: Box::new(|| initial().map_err(|error| format!("{error:#}"))), version: None }
+        Self { initial: vec![Box::new(|| initial().map_err(|error| format!("{error:#}")))], versions: None }
     }
 
     /// `load` makes a version of the model from a checkpoint folder and the version's name. It runs on a thread of its own.
@@ -43,13 +48,28 @@ impl ReferenceSource {
     ) -> Self {
         let load: LoadVersion =
             Arc::new(move |directory, version| load(directory, version).map_err(|error| format!("{error:#}")));
-        Self { version: Some(load), ..self }
+        Self { versions: Some(vec![load; self.initial.len()]), ..self }
+    }
+
+    /// The copies of all `sources`, which must be of one model: each has a thread of its own, and they share the work.
+    #[must_use]
+    pub fn together(sources: impl IntoIterator<Item = Self>) -> Self {
+        let (initial, versions): (Vec<_>, Vec<_>) =
+            sources.into_iter().map(|source| (source.initial, source.versions)).unzip();
+        let versions: Option<Vec<_>> = versions.into_iter().collect();
+        Self {
+            initial: initial.into_iter().flatten().collect(),
+            versions: versions.map(|versions| versions.into_iter().flatten().collect()),
+        }
     }
 }
 
 impl std::fmt::Debug for ReferenceSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReferenceSource").field("follows", &self.version.is_some()).finish_non_exhaustive()
+        f.debug_struct("ReferenceSource")
+            .field("copies", &self.initial.len())
+            .field("follows", &self.versions.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +93,8 @@ pub(crate) struct Weights {
     scheduler: Scheduler,
     metrics: ServiceMetrics,
     confined: Arc<Confined>,
-    load: Option<LoadVersion>,
+    /// For each copy of the model.
+    loads: Option<Vec<LoadVersion>>,
 }
 
 impl Weights {
@@ -81,14 +102,14 @@ impl Weights {
         scheduler: Scheduler,
         metrics: ServiceMetrics,
         roots: &[PathBuf],
-        load: Option<LoadVersion>,
+        loads: Option<Vec<LoadVersion>>,
     ) -> Self {
-        Self { scheduler, metrics, confined: Arc::new(Confined::new(roots)), load }
+        Self { scheduler, metrics, confined: Arc::new(Confined::new(roots)), loads }
     }
 
     /// Whether new versions can come at all.
     pub(crate) fn can_follow(&self) -> bool {
-        self.load.is_some() && !self.confined.is_empty()
+        self.loads.is_some() && !self.confined.is_empty()
     }
 
     /// Loads the checkpoint at `path` as `version`, which becomes the current one. A broken checkpoint leaves everything as
@@ -110,10 +131,13 @@ impl Weights {
     }
 
     async fn try_update(&self, path: &Path, version: &str) -> Result<Arc<ReferenceInfo>, WeightsError> {
-        let load = self.load.clone().ok_or(WeightsError::Fixed)?;
+        let loads = self.loads.clone().ok_or(WeightsError::Fixed)?;
         let directory = self.confined.directory(path)?;
-        let version = version.to_owned();
-        Ok(self.scheduler.update_weights(move || load(&directory, &version)).await?)
+        let loads = loads.into_iter().map(|load| {
+            let (directory, version) = (directory.clone(), version.to_owned());
+            move || load(&directory, &version)
+        });
+        Ok(self.scheduler.update_copies(loads.collect()).await?)
     }
 }
 

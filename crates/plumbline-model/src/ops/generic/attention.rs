@@ -1,4 +1,4 @@
-//! Causal attention over packed segments, in plain candle operations.
+//! Causal attention over packed segments, in plain candle operations, or in flash attention where it was built in.
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
@@ -13,6 +13,10 @@ const QUERY_BLOCK: usize = 128;
 
 /// See [`crate::ops::Ops::attention`].
 pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> Result<Tensor> {
+    #[cfg(feature = "flash-attn")]
+    if super::flash::supports(qkv, spec) {
+        return super::flash::attend(qkv, spec, segments);
+    }
     let mut outputs = Vec::new();
     for segment in segments {
         let (keys, values) = context(qkv, segments, segment)?;
@@ -25,17 +29,24 @@ pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> R
     Tensor::cat(&outputs, 0)
 }
 
-/// Keys and values that a segment may see: those of its ancestors, oldest first, then its own.
-fn context(qkv: &Qkv, segments: &[Segment], segment: &Segment) -> Result<(Tensor, Tensor)> {
+/// A segment's ancestors, oldest first, and then the segment itself.
+pub(super) fn lineage<'a>(segments: &'a [Segment], segment: &'a Segment) -> Vec<&'a Segment> {
     let mut chain = vec![segment];
     let mut parent = segment.parent;
     while let Some(ancestor) = parent.and_then(|index| segments.get(index)) {
         chain.push(ancestor);
         parent = ancestor.parent;
     }
+    chain.reverse();
+    chain
+}
+
+/// Keys and values that a segment may see: those of its ancestors, oldest first, then its own.
+fn context(qkv: &Qkv, segments: &[Segment], segment: &Segment) -> Result<(Tensor, Tensor)> {
+    let chain = lineage(segments, segment);
     let gather = |tensor: &Tensor| {
         let parts: Vec<Tensor> =
-            chain.iter().rev().map(|part| tensor.narrow(0, part.start, part.len)).collect::<Result<_>>()?;
+            chain.iter().map(|part| tensor.narrow(0, part.start, part.len)).collect::<Result<_>>()?;
         match parts.as_slice() {
             [only] => Ok(only.clone()),
             parts => Tensor::cat(parts, 0),

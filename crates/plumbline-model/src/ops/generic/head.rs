@@ -1,6 +1,6 @@
 //! Statistics of logits rows: what the reference says about a token, accumulated in f64.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::ops::TargetScore;
@@ -17,10 +17,11 @@ pub(super) struct HeadTarget {
 
 /// Statistics of logits rows `[rows, vocab]` for the targets in them.
 pub(super) fn scores(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Result<Vec<TargetScore>> {
-    if logits.device().is_cpu() {
-        scores_on_slices(logits, targets, eos)
-    } else {
+    if logits.device().is_cuda() {
         scores_on_device(logits, targets, eos)
+    } else {
+        // Metal has no f64.
+        scores_on_slices(&logits.to_device(&Device::Cpu)?, targets, eos)
     }
 }
 
@@ -113,8 +114,6 @@ fn scores_on_device(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Res
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     /// The two implementations agree on rows with close, far and repeated logits, at several temperatures.

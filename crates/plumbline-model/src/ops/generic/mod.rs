@@ -1,9 +1,14 @@
 //! The operations in plain candle: any device, any float dtype.
 
 mod attention;
+#[cfg(feature = "flash-attn")]
+mod flash;
 mod head;
+// Tested everywhere: it decides what the kernel computes.
+#[cfg(any(feature = "flash-attn", test))]
+mod varlen;
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::sigmoid;
 use plumbline_core::{Segment, Target};
 
@@ -199,7 +204,9 @@ impl Ops for GenericOps {
     }
 
     fn scatter_add(&self, into: Tensor, x: &Tensor, rows: &[u32], weights: &[f64]) -> Result<Tensor> {
-        let weights = Tensor::from_slice(weights, (weights.len(), 1), x.device())?.to_dtype(x.dtype())?;
+        // Converted on the host: not every device has f64.
+        let weights = Tensor::from_slice(weights, (weights.len(), 1), &Device::Cpu)?.to_dtype(x.dtype())?;
+        let weights = weights.to_device(x.device())?;
         into.index_add(&Tensor::new(rows, x.device())?, &x.broadcast_mul(&weights)?, 0)
     }
 
@@ -208,7 +215,7 @@ impl Ops for GenericOps {
     }
 
     fn to_host(&self, x: &Tensor) -> Result<Vec<Vec<f64>>> {
-        x.to_dtype(DType::F64)?.to_vec2()
+        x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()
     }
 
     fn head_scores(&self, hidden: &Tensor, head: &Head, targets: &[Target]) -> Result<Vec<TargetScore>> {
