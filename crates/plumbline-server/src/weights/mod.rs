@@ -79,6 +79,9 @@ pub(crate) enum WeightsError {
     /// The path may not be read.
     #[error(transparent)]
     Path(#[from] ConfineError),
+    /// Looking at the path ended unexpectedly: a defect.
+    #[error("the checkpoint could not be looked at: {0}")]
+    Look(#[from] tokio::task::JoinError),
     /// This server's reference has no way to load versions.
     #[error("this server's reference cannot change its weights")]
     Fixed,
@@ -132,7 +135,9 @@ impl Weights {
 
     async fn try_update(&self, path: &Path, version: &str) -> Result<Arc<ReferenceInfo>, WeightsError> {
         let loads = self.loads.clone().ok_or(WeightsError::Fixed)?;
-        let directory = self.confined.directory(path)?;
+        let (confined, path) = (Arc::clone(&self.confined), path.to_owned());
+        // A network file system may take its time: that must not hold up requests.
+        let directory = tokio::task::spawn_blocking(move || confined.directory(&path)).await??;
         let loads = loads.into_iter().map(|load| {
             let (directory, version) = (directory.clone(), version.to_owned());
             move || load(&directory, &version)
