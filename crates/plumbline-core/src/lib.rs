@@ -20,7 +20,7 @@ mod versions;
 
 pub use batch::{PackedBatch, ScoringSequence, Segment, Target};
 pub use compute::{ComputeDevice, ComputeDevices, FloatType, Kernels};
-pub use reference::{BatchScores, ModelError, ModelLimits, ReferenceInfo, ReferenceModel, ScoreTiming};
+pub use reference::{BatchScores, ModelError, ModelLimits, ReferenceInfo, ReferenceModel, ScoreTiming, Variant};
 pub use rollout::{Rollout, TokenId};
 pub use sampling::{IrreproducibleMode, LogprobsMode, Sampling};
 pub use scores::TokenScores;

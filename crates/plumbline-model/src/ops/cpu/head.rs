@@ -127,8 +127,9 @@ fn score_rows(
     }
     let mut row_states = split(rows, &mut states, weights.eos.len());
     let vocabulary = weights.vocabulary();
-    let boundary = |block: usize| vocabulary * block / blocks;
-    let mut logits = ops.pool.take(x.rows(), vocabulary.div_ceil(blocks));
+    // Whole panels (`super::panels`) but for the last block.
+    let boundary = |block: usize| if block == blocks { vocabulary } else { vocabulary * block / blocks / 16 * 16 };
+    let mut logits = ops.pool.take(x.rows(), vocabulary.div_ceil(blocks) + 16);
     let stride = logits.width();
     for block in 0..blocks {
         let columns = boundary(block)..boundary(block + 1);

@@ -1,6 +1,6 @@
 //! The operations in f32 on the CPU: fused loops on slices, products by the `gemm` crate, all cores.
 //!
-//! - `gemm` and `kernels`: products and vector loops, the only unsafe code;
+//! - `panels`, `gemm` and `kernels`: products and vector loops, the only unsafe code;
 //! - `lanes`: the elementwise functions in those loops;
 //! - `linear`, `norm`, `rotary`, `attention`, `head`: the operations;
 //! - `matrix`: activations in buffers that are used again; `weights`: candle tensors as slices.
@@ -16,6 +16,8 @@ mod lanes;
 mod linear;
 mod matrix;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod rotary;
 #[cfg(test)]
 mod tests;
