@@ -20,6 +20,8 @@ use crate::profile::Stage;
 
 /// Columns of a block of logits: with 8 KiB a row they stay in the first cache between the passes over them.
 const BLOCK_COLUMNS: usize = 2048;
+/// Blocks begin at multiples of this: the products of whole panels (`super::panels`) waste nothing.
+const PANEL: usize = 16;
 /// Rows of a block of logits, where the memory bound allows it.
 const BLOCK_ROWS: usize = 1024;
 /// Targets whose own logits are computed together, ahead of the blocks. More than 64, so that the product is cut as those
@@ -127,9 +129,9 @@ fn score_rows(
     }
     let mut row_states = split(rows, &mut states, weights.eos.len());
     let vocabulary = weights.vocabulary();
-    // Whole panels (`super::panels`) but for the last block.
-    let boundary = |block: usize| if block == blocks { vocabulary } else { vocabulary * block / blocks / 16 * 16 };
-    let mut logits = ops.pool.take(x.rows(), vocabulary.div_ceil(blocks) + 16);
+    let boundary =
+        |block: usize| if block == blocks { vocabulary } else { vocabulary * block / blocks / PANEL * PANEL };
+    let mut logits = ops.pool.take(x.rows(), vocabulary.div_ceil(blocks) + PANEL);
     let stride = logits.width();
     for block in 0..blocks {
         let columns = boundary(block)..boundary(block + 1);

@@ -1,8 +1,8 @@
 //! Products with weights on x86-64 with AVX2 and FMA: `x w^T + b`, faster there than the `gemm` crate's, and with one rounding.
 //!
 //! Weights are laid in panels of 16 outputs as they are needed (`[depth, 16]`, next to each other), and a tile of 6 rows by 16
-//! outputs is summed in registers. Every element is the sum of blocks of the depth, each block one chain of multiply-adds;
-//! where the blocks begin depends on the depth alone. So an element has the same bits whatever the other rows and columns
+//! outputs is summed in registers. Every element is the sum of pieces of the depth, each one chain of multiply-adds;
+//! where the pieces begin depends on the depth alone. So an element has the same bits whatever the other rows and columns
 //! are, which `linear.rs` tests over many shapes, and against a sum in f64.
 
 #![allow(unsafe_code)]
@@ -28,8 +28,11 @@ const PANEL: usize = 2 * LANES;
 const TILE_ROWS: usize = 6;
 /// Panels that one thread lays out together: with the longest depth, about a third of a core's second cache.
 const STRIP_PANELS: usize = 3;
-/// Longest block of the depth.
+/// Longest part of the depth that is laid out at a time.
 const MAX_DEPTH: usize = 1024;
+/// Places of the depth that are summed in one chain. Rounding errors grow with the length of a chain; adding up more often
+/// costs speed.
+const CHAIN: usize = 256;
 /// Rows that go over all panels of a strip before the next rows: their values stay in the cache as well.
 const BLOCK_ROWS: usize = 16 * TILE_ROWS;
 
@@ -159,38 +162,57 @@ impl Product<'_> {
         let len = packed.len() / PANEL;
         assert!(x.len() >= (ROWS - 1) * stride + len, "rows end inside their slice");
         let column = panel * PANEL;
-        let width = PANEL.min(self.outputs - column);
-        // SAFETY: `row + ROWS <= rows` and `column + width <= outputs`, whose extent in the output was compared; a prefetch
-        // reads nothing. `packed` holds `len` rows of two vectors, and `x` `ROWS` rows of at least `len` values, by the assertion.
+        // SAFETY: rows and columns of the output exist, its extent was compared; a prefetch reads nothing. `packed` holds
+        // `len` rows of two vectors, and `x` `ROWS` rows of at least `len` values, by the assertion.
         unsafe {
             let output = self.output.0.add(row * self.output_stride + column);
-            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             for row in 0..ROWS {
                 _mm_prefetch::<_MM_HINT_T0>(output.wrapping_add(row * self.output_stride).cast());
             }
             let (mut weight, mut x) = (packed.as_ptr(), x.as_ptr());
-            // Unrolled: the loop's own work would take a tenth of the time.
-            for _ in 0..len / 4 {
-                for step in 0..4 {
-                    step_of(&mut sums, x.add(step), stride, weight.add(step * PANEL));
+            for first in (0..len).step_by(CHAIN) {
+                let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+                let len = CHAIN.min(len - first);
+                // Unrolled: the loop's own work would take a tenth of the time.
+                for _ in 0..len / 4 {
+                    for step in 0..4 {
+                        step_of(&mut sums, x.add(step), stride, weight.add(step * PANEL));
+                    }
+                    weight = weight.add(4 * PANEL);
+                    x = x.add(4);
                 }
-                weight = weight.add(4 * PANEL);
-                x = x.add(4);
+                for _ in 0..len % 4 {
+                    step_of(&mut sums, x, stride, weight);
+                    weight = weight.add(PANEL);
+                    x = x.add(1);
+                }
+                self.add::<ROWS>(&sums, output, column, start + first == 0);
             }
-            for step in 0..len % 4 {
-                step_of(&mut sums, x.add(step), stride, weight.add(step * PANEL));
-            }
+        }
+    }
+
+    /// Adds sums to the output, or to the bias if they are the first of their elements.
+    ///
+    /// # Safety
+    /// As for `tile`; `output` points at the first of these elements, which are in column `column`.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    unsafe fn add<const ROWS: usize>(&self, sums: &[[__m256; 2]; ROWS], output: *mut f32, column: usize, first: bool) {
+        let width = PANEL.min(self.outputs - column);
+        // SAFETY: `width` columns from `column` on exist in all rows, by the caller's promise; a slice of the bias is
+        // checked, and `values` has room for both vectors.
+        unsafe {
             if width == PANEL {
                 for (row, sums) in sums.iter().enumerate() {
                     let output = output.add(row * self.output_stride);
                     for (half, sum) in sums.iter().enumerate() {
                         let output = output.add(half * LANES);
-                        let before = match (start, self.bias) {
-                            (0, None) => {
+                        let before = match (first, self.bias) {
+                            (true, None) => {
                                 _mm256_storeu_ps(output, *sum);
                                 continue;
                             }
-                            (0, Some(bias)) => _mm256_loadu_ps(bias[column + half * LANES..][..LANES].as_ptr()),
+                            (true, Some(bias)) => _mm256_loadu_ps(bias[column + half * LANES..][..LANES].as_ptr()),
                             _ => _mm256_loadu_ps(output),
                         };
                         _mm256_storeu_ps(output, _mm256_add_ps(before, *sum));
@@ -204,9 +226,9 @@ impl Product<'_> {
                 _mm256_storeu_ps(values[LANES..].as_mut_ptr(), sums[1]);
                 for (offset, value) in values[..width].iter().enumerate() {
                     let output = output.add(row * self.output_stride + offset);
-                    *output = match (start, self.bias) {
-                        (0, None) => *value,
-                        (0, Some(bias)) => bias[column + offset] + value,
+                    *output = match (first, self.bias) {
+                        (true, None) => *value,
+                        (true, Some(bias)) => bias[column + offset] + value,
                         _ => *output + value,
                     };
                 }
@@ -233,7 +255,8 @@ unsafe fn step_of<const ROWS: usize>(sums: &mut [[__m256; 2]; ROWS], x: *const f
     }
 }
 
-/// Lays at most [`PANEL`] rows of weights, `depth` apart, as a panel: `[depth, 16]`, from `start` on, zero where a row is missing.
+/// Lays at most [`PANEL`] rows of weights, `depth` apart, as a panel: `[depth, 16]`, from `start` on, zero where a row is
+/// missing.
 #[target_feature(enable = "avx2,fma")]
 fn lay(weight: &[f32], depth: usize, start: usize, panel: &mut [f32]) {
     if weight.len() / depth < PANEL {
