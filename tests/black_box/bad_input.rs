@@ -60,7 +60,7 @@ fn cases() -> Vec<Case> {
         unprocessable("unknown field", with("temprature", json!(1)), "unknown_field", "/sequences/0/temprature"),
         unprocessable(
             "irreproducible mode",
-            json!({"run": "bad", "engine": "vllm", "logprobs_mode": "processed", "sampling": {"top_p": 0.9}, "sequences": [sequence()]})
+            json!({"run": "bad", "engine": "llama.cpp", "logprobs_mode": "processed", "sampling": {"top_p": 0.9}, "sequences": [sequence()]})
                 .to_string(),
             "irreproducible_logprobs_mode",
             "/logprobs_mode",
@@ -111,7 +111,8 @@ async fn values_that_are_no_logprobs_are_skipped_and_counted() {
     assert_eq!(answer["metrics"]["tokens"], 1);
     assert_eq!(
         answer["skipped"],
-        json!({"masked": 0, "no_context": 0, "missing": 1, "non_finite": 2, "sentinel": 1, "positive": 1})
+        json!({"masked": 0, "no_context": 0, "missing": 1, "non_finite": 2, "sentinel": 1, "positive": 1,
+        "support_mismatch": 0})
     );
     let page = server.metrics().await;
     let skipped = |reason: &str| {

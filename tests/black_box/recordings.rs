@@ -51,3 +51,58 @@ async fn stale_weights_are_divergent_and_healthy_noise_is_not() {
         assert_eq!(count(other), 0, "{name}");
     }
 }
+
+/// What an engine reports after penalties, temperature, top-k, top-p and min-p is reproduced from nothing but its parameters.
+#[tokio::test]
+async fn processed_logprobs_are_reproduced() {
+    let server = Server::start(&[]).await;
+    for (name, tokens, largest_mae, largest) in
+        [("tiny-f32-processed", 1818.0, 2e-5, 1e-3), ("tiny-bf16-processed", 1908.0, 1.5e-2, 0.3)]
+    {
+        let answer = server.verify(name, &recording(name)).await;
+        assert_eq!(answer["logprobs_mode"], "processed");
+        let metric = |key: &str| answer["metrics"][key].as_f64().unwrap();
+        let mismatches = answer["skipped"]["support_mismatch"].as_f64().unwrap();
+        // Rounding moves the edge of a nucleus; a token that falls out of it is counted, not clamped.
+        assert_eq!(metric("tokens") + mismatches, tokens, "{name}");
+        assert!(mismatches <= 8.0, "{name}: {mismatches} mismatches");
+        assert!(metric("mae_logprob") <= largest_mae, "{name}: {}", metric("mae_logprob"));
+        assert!(metric("max_abs_logprob") <= largest, "{name}: {}", metric("max_abs_logprob"));
+        let page = server.metrics().await;
+        let labels = [&format!("run=\"{name}\""), "reason=\"support_mismatch\""];
+        assert_eq!(series(&page, "plumbline_tokens_skipped_total", &labels), mismatches);
+        for sequence in answer["sequences"].as_array().unwrap() {
+            assert_ne!(sequence["verdict"], "divergent", "{name}: {sequence}");
+        }
+    }
+}
+
+/// A token that the reference's own top-k leaves out has no log ratio.
+#[tokio::test]
+async fn a_token_outside_the_references_support_is_counted() {
+    let server = Server::start(&[]).await;
+    let mut lines = recording("tiny-f32-raw");
+    lines.truncate(4);
+    for line in &mut lines {
+        line["logprobs_mode"] = "processed".into();
+        line["sampling"] = serde_json::json!({"top_k": 1});
+    }
+    let answer = server.verify("narrow", &lines).await;
+    let (mut kept, mut outside) = (0, 0);
+    for sequence in answer["sequences"].as_array().unwrap() {
+        let tokens = &sequence["tokens"];
+        let columns = ["rank", "reference_logprobs", "log_ratio"].map(|key| tokens[key].as_array().unwrap());
+        for ((rank, reference), log_ratio) in columns[0].iter().zip(columns[1]).zip(columns[2]) {
+            if rank == 0 {
+                kept += 1;
+                assert!(reference.as_f64().unwrap().abs() < 1e-9, "the only kept token is certain, not {reference}");
+            } else {
+                outside += 1;
+                assert!(reference.is_null() && log_ratio.is_null());
+            }
+        }
+    }
+    assert!(kept > 10 && outside > 10, "{kept} {outside}");
+    assert_eq!(answer["skipped"]["support_mismatch"], outside);
+    assert_eq!(answer["metrics"]["tokens"], kept);
+}

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::TokenId;
+use crate::{Processing, TokenCounts, TokenId};
 
 /// One sequence for the reference to score.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,17 +11,26 @@ pub struct ScoringSequence {
     pub token_ids: Vec<TokenId>,
     /// Indices into `token_ids` of the tokens to score; starts at 1 or later, since a score needs context.
     pub scored: Range<usize>,
-    /// Softmax temperature of `logprobs_at_temperature`; > 0.
-    pub temperature: f64,
+    /// Leading tokens of `token_ids` that the engine was given, not sampled. Penalties tell them apart.
+    pub prompt_tokens: usize,
+    /// What the engine did to the logits before it reported.
+    pub processing: Processing,
     /// Version of the weights to score with; `None` = the current ones.
     pub policy_version: Option<String>,
 }
 
 impl ScoringSequence {
-    /// Every token that has context, at temperature 1, with the current weights.
+    /// Every token that has context, nothing processed, with the current weights.
     #[must_use]
     pub fn all_tokens(token_ids: Vec<TokenId>) -> Self {
-        Self { scored: token_ids.len().min(1)..token_ids.len(), token_ids, temperature: 1.0, policy_version: None }
+        let first = token_ids.len().min(1);
+        Self {
+            scored: first..token_ids.len(),
+            token_ids,
+            prompt_tokens: first,
+            processing: Processing::default(),
+            policy_version: None,
+        }
     }
 
     /// Number of tokens that a forward must process: the last scored token is only a target, never an input.
@@ -62,8 +71,42 @@ pub struct Target {
     pub row: usize,
     /// The token that was sampled.
     pub token: TokenId,
-    /// Softmax temperature, > 0.
+    /// Softmax temperature, > 0; 1 for a token whose sequence is among [`PackedBatch::processed`].
     pub temperature: f64,
+}
+
+/// The targets of one sequence whose processing needs whole rows of logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProcessedTargets {
+    /// Index of the sequence in the batch; its targets are [`PackedBatch::sequence_targets`] of it.
+    pub sequence: usize,
+    /// What the engine did to the logits.
+    pub processing: Processing,
+    /// Tokens from the start of the sequence up to its last target; empty if the processing does not look at them.
+    token_ids: Vec<TokenId>,
+    prompt_tokens: usize,
+    /// Index in `token_ids` of the first target.
+    first: usize,
+}
+
+impl ProcessedTargets {
+    /// What stands before the sequence's target number `index`. Empty without penalties, which alone look at it.
+    #[must_use]
+    pub fn seen_before(&self, index: usize) -> TokenCounts {
+        let before = &self.token_ids[..(self.first + index).min(self.token_ids.len())];
+        let (prompt, sampled) = before.split_at(self.prompt_tokens.min(before.len()));
+        TokenCounts::new(prompt, sampled)
+    }
+
+    /// Brings what stands before target number `index` to what stands before the next one.
+    pub fn advance(&self, seen: &mut TokenCounts, index: usize) {
+        let place = self.first + index;
+        match self.token_ids.get(place) {
+            Some(token) if place < self.prompt_tokens => seen.push_prompt(*token),
+            Some(token) => seen.push(*token),
+            None => {}
+        }
+    }
 }
 
 /// Sequences packed for one forward, struct of arrays.
@@ -74,6 +117,7 @@ pub struct PackedBatch {
     pub(crate) segments: Vec<Segment>,
     pub(crate) targets: Vec<Target>,
     pub(crate) sequence_targets: Vec<Range<usize>>,
+    pub(crate) processed: Vec<ProcessedTargets>,
     pub(crate) saved_tokens: usize,
 }
 
@@ -88,20 +132,37 @@ impl PackedBatch {
         for sequence in sequences {
             let start = batch.token_ids.len();
             let len = sequence.forward_tokens();
-            let first_target = batch.targets.len();
             if len > 0 {
                 batch.token_ids.extend_from_slice(&sequence.token_ids[..len]);
                 batch.position_ids.extend((0..len).map(|position| position as u32));
                 batch.segments.push(Segment { start, len, position: 0, parent: None });
-                batch.targets.extend(sequence.scored.clone().map(|index| Target {
-                    row: start + index - 1,
-                    token: sequence.token_ids[index],
-                    temperature: sequence.temperature,
-                }));
             }
-            batch.sequence_targets.push(first_target..batch.targets.len());
+            batch.add_targets(sequence, |position| start + position);
         }
         batch
+    }
+
+    /// Appends the targets of a sequence whose position `p` is in row `row_of(p)`.
+    pub(crate) fn add_targets(&mut self, sequence: &ScoringSequence, row_of: impl Fn(usize) -> usize) {
+        let first_target = self.targets.len();
+        let processing = sequence.processing;
+        let processed = processing.needs_whole_row() && !sequence.scored.is_empty();
+        self.targets.extend(sequence.scored.clone().map(|index| Target {
+            row: row_of(index - 1),
+            token: sequence.token_ids[index],
+            temperature: if processed { 1.0 } else { processing.temperature },
+        }));
+        if processed {
+            let seen = if processing.has_penalties() { sequence.scored.end } else { 0 };
+            self.processed.push(ProcessedTargets {
+                sequence: self.sequence_targets.len(),
+                processing,
+                token_ids: sequence.token_ids[..seen].to_vec(),
+                prompt_tokens: sequence.prompt_tokens,
+                first: sequence.scored.start,
+            });
+        }
+        self.sequence_targets.push(first_target..self.targets.len());
     }
 
     /// Packs prefixes, each with the tokens that may come next: every candidate is a target of its prefix's last row, so
@@ -154,6 +215,12 @@ impl PackedBatch {
         &self.sequence_targets
     }
 
+    /// The sequences whose targets need whole rows of logits, on top of what [`PackedBatch::targets`] asks for.
+    #[must_use]
+    pub fn processed(&self) -> &[ProcessedTargets] {
+        &self.processed
+    }
+
     /// Number of rows of the forward.
     #[must_use]
     pub fn tokens(&self) -> usize {
@@ -184,7 +251,14 @@ mod tests {
             let len = ids.len();
             (1..=len, Just(ids), Just(temperature)).prop_map(|(first, token_ids, temperature)| {
                 let end = token_ids.len();
-                ScoringSequence { token_ids, scored: first..end, temperature, policy_version: None }
+                let processing = Processing::at_temperature(temperature);
+                ScoringSequence {
+                    token_ids,
+                    scored: first..end,
+                    prompt_tokens: first,
+                    processing,
+                    policy_version: None,
+                }
             })
         });
         prop::collection::vec(one, 0..8)
@@ -205,7 +279,7 @@ mod tests {
                     prop_assert_eq!(target.token, sequence.token_ids[index]);
                     prop_assert_eq!(batch.token_ids()[target.row], sequence.token_ids[index - 1]);
                     prop_assert_eq!(batch.position_ids()[target.row] as usize, index - 1);
-                    prop_assert_eq!(target.temperature, sequence.temperature);
+                    prop_assert_eq!(target.temperature, sequence.processing.temperature);
                 }
             }
         }
@@ -231,5 +305,40 @@ mod tests {
     fn a_sequence_with_nothing_to_score_takes_no_row() {
         let batch = PackedBatch::pack(&[ScoringSequence::all_tokens(vec![7])]);
         assert_eq!((batch.tokens(), batch.sequences(), batch.segments().len()), (0, 1, 0));
+    }
+
+    /// What stands before each target is what penalties must see: the prompt, and the sampled tokens so far.
+    #[test]
+    fn processed_targets_know_what_stands_before_them() {
+        let plain = ScoringSequence::all_tokens(vec![9, 9, 9]);
+        let penalised = ScoringSequence {
+            scored: 1..5,
+            prompt_tokens: 2,
+            processing: Processing { presence_penalty: 1.0, ..Processing::at_temperature(0.5) },
+            ..ScoringSequence::all_tokens(vec![1, 2, 3, 2, 4])
+        };
+        let truncated =
+            ScoringSequence { processing: Processing { top_k: 3, ..penalised.processing }, ..plain.clone() };
+        for batch in [
+            PackedBatch::pack([&plain, &penalised, &truncated]),
+            PackedBatch::pack_shared([&plain, &penalised, &truncated]),
+        ] {
+            let places: Vec<_> = batch.processed().iter().map(|processed| processed.sequence).collect();
+            assert_eq!(places, [1, 2]);
+            assert!(batch.targets().iter().all(|target| target.temperature == 1.0));
+            let processed = &batch.processed()[0];
+            assert_eq!(processed.processing, penalised.processing);
+            let expected: [(&[TokenId], &[TokenId]); 4] =
+                [(&[1], &[]), (&[1, 2], &[]), (&[1, 2], &[3]), (&[1, 2], &[3, 2])];
+            let mut seen = processed.seen_before(0);
+            for (index, (prompt, sampled)) in expected.into_iter().enumerate() {
+                assert_eq!(processed.seen_before(index), TokenCounts::new(prompt, sampled));
+                assert_eq!(seen, processed.seen_before(index), "brought there step by step");
+                processed.advance(&mut seen, index);
+            }
+        }
+        let nucleus = ScoringSequence { processing: Processing { top_p: 0.5, ..Processing::default() }, ..penalised };
+        let batch = PackedBatch::pack([&nucleus]);
+        assert_eq!(batch.processed()[0].seen_before(3), TokenCounts::default(), "nothing that nobody looks at");
     }
 }

@@ -9,6 +9,7 @@
 
 mod batch;
 mod compute;
+mod processing;
 mod reference;
 mod rollout;
 mod sampling;
@@ -18,11 +19,12 @@ mod skip;
 mod validate;
 mod versions;
 
-pub use batch::{PackedBatch, ScoringSequence, Segment, Target};
+pub use batch::{PackedBatch, ProcessedTargets, ScoringSequence, Segment, Target};
 pub use compute::{ComputeDevice, ComputeDevices, FloatType, Kernels};
+pub use processing::{IrreproducibleMode, Processed, Processing, ProcessingOrder, ProcessingScratch, TokenCounts};
 pub use reference::{BatchScores, ModelError, ModelLimits, ReferenceInfo, ReferenceModel, ScoreTiming, Variant};
 pub use rollout::{Rollout, TokenId};
-pub use sampling::{IrreproducibleMode, LogprobsMode, Sampling};
+pub use sampling::{LogprobsMode, Sampling};
 pub use scores::TokenScores;
 pub use sharing::MIN_SHARED_TOKENS;
 pub use skip::{SkipCounts, SkipReason};

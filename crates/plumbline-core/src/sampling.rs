@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ProcessingOrder;
+
 /// Sampling parameters of a rollout. The defaults are neutral: nothing but the model's own distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,6 +22,8 @@ pub struct Sampling {
     pub presence_penalty: f64,
     /// Subtracted per occurrence from the logits of tokens already sampled; 0 = off.
     pub frequency_penalty: f64,
+    /// In which engine's order and meaning all that was done; `None` = nobody said.
+    pub order: Option<ProcessingOrder>,
 }
 
 impl Default for Sampling {
@@ -32,6 +36,7 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            order: None,
         }
     }
 }
@@ -99,20 +104,12 @@ impl Sampling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogprobsMode {
-    /// Log-softmax of the model's own logits.
+    /// Log-softmax of the model's own logits; with SGLang, which has no others, after penalties.
     Raw,
-    /// After temperature, before penalties and truncation.
+    /// After temperature, before truncation; before penalties too, but with SGLang.
     Temperature,
     /// After penalties, temperature, top-k, top-p and min-p: the distribution that was sampled from.
     Processed,
-}
-
-/// A logprobs mode that the reference cannot reproduce with these sampling parameters.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("processed logprobs with {} cannot be reproduced", parameters.join(", "))]
-pub struct IrreproducibleMode {
-    /// The sampling parameters in the way.
-    pub parameters: Vec<&'static str>,
 }
 
 impl LogprobsMode {
@@ -126,23 +123,6 @@ impl LogprobsMode {
             "sglang" => Some(Self::Temperature),
             "tgi" => Some(Self::Processed),
             _ => None,
-        }
-    }
-
-    /// The temperature at which the reference must score so that its numbers are in this mode. Greedy sampling has no
-    /// temperature: its logprobs are raw in every mode.
-    ///
-    /// # Errors
-    /// [`IrreproducibleMode`] for `processed` with active penalties or truncation.
-    pub fn reference_temperature(self, sampling: &Sampling) -> Result<f64, IrreproducibleMode> {
-        let temperature = if sampling.is_greedy() { 1.0 } else { sampling.temperature };
-        match self {
-            Self::Raw => Ok(1.0),
-            Self::Temperature => Ok(temperature),
-            Self::Processed => {
-                let parameters = sampling.active_transforms();
-                if parameters.is_empty() { Ok(temperature) } else { Err(IrreproducibleMode { parameters }) }
-            }
         }
     }
 
@@ -172,30 +152,13 @@ mod tests {
         assert!(sampling(r#"{"top_k":-1}"#).is_neutral());
         assert!(!sampling(r#"{"temperature":0.7}"#).is_neutral());
         assert!(!sampling(r#"{"top_p":0.9}"#).is_neutral());
+        assert_eq!(sampling(r#"{"order":"sglang"}"#).order, Some(ProcessingOrder::Sglang));
     }
 
     #[test]
     fn unknown_parameters_are_refused() {
         assert!(serde_json::from_str::<Sampling>(r#"{"temprature":1}"#).is_err());
-    }
-
-    #[test]
-    fn only_what_can_be_reproduced_has_a_temperature() {
-        let nucleus = sampling(r#"{"temperature":0.7,"top_p":0.9}"#);
-        assert_eq!(LogprobsMode::Raw.reference_temperature(&nucleus), Ok(1.0));
-        assert_eq!(LogprobsMode::Temperature.reference_temperature(&nucleus), Ok(0.7));
-        let error = LogprobsMode::Processed.reference_temperature(&nucleus).unwrap_err();
-        assert_eq!(error.parameters, ["top_p"]);
-        let hot = sampling(r#"{"temperature":1.3}"#);
-        assert_eq!(LogprobsMode::Processed.reference_temperature(&hot), Ok(1.3));
-    }
-
-    #[test]
-    fn greedy_logprobs_are_raw_in_every_mode() {
-        let greedy = sampling(r#"{"temperature":0,"top_p":0.5}"#);
-        for mode in [LogprobsMode::Raw, LogprobsMode::Temperature, LogprobsMode::Processed] {
-            assert_eq!(mode.reference_temperature(&greedy), Ok(1.0));
-        }
+        assert!(serde_json::from_str::<Sampling>(r#"{"order":"mine"}"#).is_err());
     }
 
     #[test]

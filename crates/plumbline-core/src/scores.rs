@@ -7,8 +7,10 @@ use std::ops::Range;
 pub struct TokenScores {
     /// `r_t` in nats at temperature 1.
     pub logprobs: Vec<f64>,
-    /// `r_t` in nats at the sequence's own temperature; the same bits as [`TokenScores::logprobs`] where that is 1.
-    pub logprobs_at_temperature: Vec<f64>,
+    /// `r_t` in nats after the sequence's [`Processing`](crate::Processing), which makes it comparable with what the engine
+    /// reported: minus infinity for a token that the reference's own truncation leaves out; the same bits as
+    /// [`TokenScores::logprobs`] where nothing is processed.
+    pub logprobs_in_mode: Vec<f64>,
     /// Entropy in nats of the reference's next-token distribution at temperature 1.
     pub entropy: Vec<f64>,
     /// Number of tokens to which the reference gives a strictly higher logit; 0 = its own first choice.
@@ -23,7 +25,7 @@ impl TokenScores {
     pub fn with_capacity(tokens: usize) -> Self {
         Self {
             logprobs: Vec::with_capacity(tokens),
-            logprobs_at_temperature: Vec::with_capacity(tokens),
+            logprobs_in_mode: Vec::with_capacity(tokens),
             entropy: Vec::with_capacity(tokens),
             rank: Vec::with_capacity(tokens),
             eos_probability: Vec::with_capacity(tokens),
@@ -36,7 +38,7 @@ impl TokenScores {
             to.extend(from.iter().skip(range.start).take(range.len()));
         }
         extend(&mut self.logprobs, &other.logprobs, range.clone());
-        extend(&mut self.logprobs_at_temperature, &other.logprobs_at_temperature, range.clone());
+        extend(&mut self.logprobs_in_mode, &other.logprobs_in_mode, range.clone());
         extend(&mut self.entropy, &other.entropy, range.clone());
         extend(&mut self.rank, &other.rank, range.clone());
         extend(&mut self.eos_probability, &other.eos_probability, range);

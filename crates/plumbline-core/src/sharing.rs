@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::{PackedBatch, ScoringSequence, Segment, Target, TokenId};
+use crate::{PackedBatch, ScoringSequence, Segment, TokenId};
 
 /// Shortest run of tokens that is worth a segment of its own.
 ///
@@ -25,16 +25,8 @@ impl PackedBatch {
         trie.grow();
         let Trie { mut batch, last_segments, .. } = trie;
         for (sequence, last) in sequences.iter().zip(last_segments) {
-            let first_target = batch.targets.len();
-            if let Some(last) = last {
-                let rows = Rows::of(&batch.segments, last);
-                batch.targets.extend(sequence.scored.clone().map(|index| Target {
-                    row: rows.at(index - 1),
-                    token: sequence.token_ids[index],
-                    temperature: sequence.temperature,
-                }));
-            }
-            batch.sequence_targets.push(first_target..batch.targets.len());
+            let rows = Rows::of(&batch.segments, last);
+            batch.add_targets(sequence, |position| rows.at(position));
         }
         batch.saved_tokens = inputs.iter().map(|input| input.len()).sum::<usize>() - batch.tokens();
         batch
@@ -42,14 +34,14 @@ impl PackedBatch {
 }
 
 /// Where the positions of one sequence are: its segments from first to last.
-struct Rows<'a>(Vec<&'a Segment>);
+struct Rows(Vec<Segment>);
 
-impl<'a> Rows<'a> {
-    fn of(segments: &'a [Segment], last: usize) -> Self {
+impl Rows {
+    fn of(segments: &[Segment], last: Option<usize>) -> Self {
         let mut path = Vec::new();
-        let mut next = Some(last);
+        let mut next = last;
         while let Some(index) = next {
-            path.push(&segments[index]);
+            path.push(segments[index]);
             next = segments[index].parent;
         }
         path.reverse();
@@ -145,12 +137,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Processing;
 
     fn sequence(token_ids: Vec<TokenId>, first: usize, temperature: f64) -> ScoringSequence {
         ScoringSequence {
             scored: first.min(token_ids.len())..token_ids.len(),
             token_ids,
-            temperature,
+            prompt_tokens: first,
+            processing: Processing::at_temperature(temperature),
             policy_version: None,
         }
     }
@@ -201,7 +195,7 @@ mod tests {
                 prop_assert_eq!(targets.len(), sequence.scored.len());
                 for (target, index) in targets.iter().zip(sequence.scored.clone()) {
                     prop_assert_eq!(target.token, sequence.token_ids[index]);
-                    prop_assert_eq!(target.temperature, sequence.temperature);
+                    prop_assert_eq!(target.temperature, sequence.processing.temperature);
                     prop_assert_eq!(batch.position_ids()[target.row] as usize, index - 1);
                     prop_assert_eq!(context(&batch, target.row), &sequence.token_ids[..index]);
                 }

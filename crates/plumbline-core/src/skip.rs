@@ -18,12 +18,22 @@ pub enum SkipReason {
     Sentinel,
     /// Above 0: not the logarithm of a probability.
     Positive,
+    /// The reference gives the token no probability at all: its own top-k, top-p or min-p leaves it out. There is no
+    /// log ratio then.
+    SupportMismatch,
 }
 
 impl SkipReason {
     /// All reasons, in the order in which they are tested.
-    pub const ALL: [Self; 6] =
-        [Self::Masked, Self::NoContext, Self::Missing, Self::NonFinite, Self::Sentinel, Self::Positive];
+    pub const ALL: [Self; 7] = [
+        Self::Masked,
+        Self::NoContext,
+        Self::Missing,
+        Self::NonFinite,
+        Self::Sentinel,
+        Self::Positive,
+        Self::SupportMismatch,
+    ];
 
     /// Values at or below this are sentinels, not logprobs.
     pub const SENTINEL_CEILING: f64 = -9998.0;
@@ -50,6 +60,7 @@ impl SkipReason {
             Self::NonFinite => "non_finite",
             Self::Sentinel => "sentinel",
             Self::Positive => "positive",
+            Self::SupportMismatch => "support_mismatch",
         }
     }
 }
@@ -63,6 +74,7 @@ pub struct SkipCounts {
     non_finite: u64,
     sentinel: u64,
     positive: u64,
+    support_mismatch: u64,
 }
 
 impl SkipCounts {
@@ -98,6 +110,7 @@ impl SkipCounts {
             SkipReason::NonFinite => &mut self.non_finite,
             SkipReason::Sentinel => &mut self.sentinel,
             SkipReason::Positive => &mut self.positive,
+            SkipReason::SupportMismatch => &mut self.support_mismatch,
         }
     }
 }

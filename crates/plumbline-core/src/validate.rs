@@ -1,6 +1,6 @@
 //! What makes a rollout unusable. Found before anything is queued; nothing is repaired.
 
-use crate::{ModelLimits, Rollout, VersionSpan};
+use crate::{ModelLimits, Processing, Rollout, VersionSpan};
 
 /// One reason why a rollout cannot be scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Rollout {
         for (field, value, reason) in self.sampling.violations() {
             report(&format!("/sampling/{field}"), ViolationCode::InvalidSampling, format!("{value}: {reason}"));
         }
-        if let Err(error) = self.logprobs_mode.reference_temperature(&self.sampling) {
+        if let Err(error) = Processing::of(self.logprobs_mode, &self.sampling) {
             report("/logprobs_mode", ViolationCode::IrreproducibleMode, error.to_string());
         }
         found
@@ -124,7 +124,7 @@ fn broken_spans(spans: &[VersionSpan], completion: usize) -> Option<(String, Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LogprobsMode, Sampling};
+    use crate::{LogprobsMode, ProcessingOrder, Sampling};
 
     const LIMITS: ModelLimits = ModelLimits { vocab_size: 10, max_positions: 4 };
 
@@ -169,7 +169,8 @@ mod tests {
         assert_eq!(with(|r| r.sampling.top_p = 2.0), one("/sampling/top_p", C::InvalidSampling));
         let irreproducible = with(|r| {
             r.logprobs_mode = LogprobsMode::Processed;
-            r.sampling.top_k = 5;
+            r.sampling.order = Some(ProcessingOrder::Tgi);
+            r.sampling.frequency_penalty = 0.5;
         });
         assert_eq!(irreproducible, one("/logprobs_mode", C::IrreproducibleMode));
         let span = |start, end| VersionSpan { version: "v".into(), start, end };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{IrreproducibleMode, Rollout, ScoringSequence, TokenScores};
+use crate::{IrreproducibleMode, Processing, Rollout, ScoringSequence, TokenScores};
 
 /// Completion tokens that one version of the weights sampled, as vLLM and SGLang report them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,8 @@ impl Rollout {
     }
 
     /// The work that the reference has to do for this rollout, one sequence for each of [`Rollout::versions`]: its
-    /// completion tokens with context, at the temperature that reproduces [`Rollout::logprobs_mode`].
+    /// completion tokens with context, processed so that [`Rollout::logprobs_mode`] is reproduced. All completion tokens count
+    /// as sampled for the penalties, masked ones too.
     ///
     /// A version is asked for what stands between its first and its last token. All tokens before them are context,
     /// whatever version sampled them: a policy's probability of a token is defined by the text alone.
@@ -37,13 +38,19 @@ impl Rollout {
     /// # Errors
     /// [`IrreproducibleMode`] if the mode asks for a transform that the reference does not reproduce.
     pub fn scoring_sequences(&self) -> Result<Vec<ScoringSequence>, IrreproducibleMode> {
-        let temperature = self.logprobs_mode.reference_temperature(&self.sampling)?;
+        let processing = Processing::of(self.logprobs_mode, &self.sampling)?;
         let work = self.versions().into_iter().map(|version| {
             let scored = self.range_of(version);
             let tokens = self.prompt_token_ids.iter().chain(&self.completion_token_ids);
             // What comes after the last scored token can change nothing.
             let token_ids = tokens.take(scored.end).copied().collect();
-            ScoringSequence { token_ids, scored, temperature, policy_version: version.map(str::to_owned) }
+            ScoringSequence {
+                token_ids,
+                scored,
+                prompt_tokens: self.prompt_token_ids.len(),
+                processing,
+                policy_version: version.map(str::to_owned),
+            }
         });
         Ok(work.collect())
     }
@@ -118,7 +125,10 @@ mod tests {
 
     fn work(rollout: &Rollout) -> Vec<(Option<String>, Vec<TokenId>, Range<usize>)> {
         let sequences = rollout.scoring_sequences().unwrap();
-        assert!(sequences.iter().all(|sequence| sequence.temperature == 0.7), "the temperature of the mode");
+        assert!(
+            sequences.iter().all(|sequence| sequence.processing == Processing::at_temperature(0.7)),
+            "the temperature of the mode"
+        );
         sequences.into_iter().map(|one| (one.policy_version, one.token_ids, one.scored)).collect()
     }
 

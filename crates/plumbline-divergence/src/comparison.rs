@@ -12,7 +12,8 @@ pub struct TokenComparison {
     pub token_id: u32,
     /// `e_t` in nats exactly as sent, sentinels and NaN included; `None` where the engine gave none.
     pub engine: Option<f64>,
-    /// `r_t` in nats in the mode of the engine's number; `None` where the token has no context.
+    /// `r_t` in nats in the mode of the engine's number; `None` where the token has no context, or the reference's own
+    /// truncation leaves it out.
     pub reference: Option<f64>,
     /// Entropy in nats of the reference's next-token distribution.
     pub entropy: Option<f64>,
@@ -93,13 +94,13 @@ pub enum CompareError {
 /// f32 kernels, and one unit in the last place of a logit of 1000 is 6e-5.
 const REFERENCE_ROUNDING: f64 = 1e-4;
 
-/// Lines up one rollout with its scores. The reference's value is `logprobs_at_temperature`, which is in the mode of the
-/// engine's number. A token that cannot be compared gets the first reason that applies: masked, no context, then what is
-/// wrong with the engine's value.
+/// Lines up one rollout with its scores. The reference's value is `logprobs_in_mode`. A token that cannot be compared gets the
+/// first reason that applies: masked, no context, what is wrong with the engine's value, then support mismatch, where the
+/// reference's value is minus infinity.
 ///
 /// # Errors
 /// [`CompareError`] if an array of the rollout or the scores has the wrong length (the scores cover the completion tokens
-/// that have context), or a reference value is not finite or above 0.
+/// that have context), or a reference value is above 0 or neither finite nor minus infinity.
 pub fn compare(
     rollout: &Rollout,
     scores: &TokenScores,
@@ -113,17 +114,18 @@ pub fn compare(
     let mut skipped = SkipCounts::default();
     for (index, (&token_id, &engine)) in rollout.completion_token_ids.iter().zip(&rollout.logprobs).enumerate() {
         let scored = index.checked_sub(without_context);
-        let reference = scored.map(|scored| scores.logprobs_at_temperature[scored]);
-        if let Some(value) = reference.filter(|value| !value.is_finite() || *value > REFERENCE_ROUNDING) {
+        let reference = scored.map(|scored| scores.logprobs_in_mode[scored]);
+        if let Some(value) = reference.filter(|value| value.is_nan() || *value > REFERENCE_ROUNDING) {
             return Err(CompareError::InvalidReference { index, value });
         }
+        let supported = reference.filter(|value| *value != f64::NEG_INFINITY);
         let masked = rollout.loss_mask.as_ref().is_some_and(|mask| !mask[index]);
         let reason = if masked {
             Some(SkipReason::Masked)
         } else if scored.is_none() {
             Some(SkipReason::NoContext)
         } else {
-            SkipReason::of_value(engine)
+            SkipReason::of_value(engine).or(supported.is_none().then_some(SkipReason::SupportMismatch))
         };
         if let Some(reason) = reason {
             skipped.add(reason);
@@ -131,7 +133,7 @@ pub fn compare(
         tokens.push(TokenComparison {
             token_id,
             engine,
-            reference,
+            reference: supported,
             entropy: scored.map(|scored| scores.entropy[scored]),
             rank: scored.map(|scored| scores.rank[scored]),
             eos_probability: scored.map(|scored| scores.eos_probability[scored]),
@@ -156,7 +158,7 @@ fn check_lengths(
         ("rollout.logprobs", rollout.logprobs.len(), completion),
         ("rollout.loss_mask", mask, completion),
         ("scores.logprobs", scores.logprobs.len(), scored),
-        ("scores.logprobs_at_temperature", scores.logprobs_at_temperature.len(), scored),
+        ("scores.logprobs_in_mode", scores.logprobs_in_mode.len(), scored),
         ("scores.entropy", scores.entropy.len(), scored),
         ("scores.rank", scores.rank.len(), scored),
         ("scores.eos_probability", scores.eos_probability.len(), scored),
@@ -193,7 +195,7 @@ mod tests {
     fn scores(at_temperature: &[f64]) -> TokenScores {
         TokenScores {
             logprobs: vec![-50.0; at_temperature.len()],
-            logprobs_at_temperature: at_temperature.to_vec(),
+            logprobs_in_mode: at_temperature.to_vec(),
             entropy: vec![0.5; at_temperature.len()],
             rank: (0..at_temperature.len() as u32).collect(),
             eos_probability: (1..=at_temperature.len()).map(|index| index as f64 / 100.0).collect(),
@@ -230,6 +232,22 @@ mod tests {
         let ratios: Vec<_> = compared.tokens.iter().map(TokenComparison::log_ratio).collect();
         assert_eq!(ratios, [None, None, None, None, None, Some(-0.5), Some(0.5)], "a masked token is shown");
         assert_eq!(compared.tokens[5].compared(), None, "but in no sum");
+    }
+
+    #[test]
+    fn a_token_outside_the_references_support_has_no_ratio_and_is_counted() {
+        let engine = [Some(-1.0), Some(-1.0), None, Some(-1.0)];
+        let mut rollout = rollout(&[1], &[2, 3, 4, 5], &engine);
+        rollout.loss_mask = Some(vec![true, true, true, false]);
+        let outside = f64::NEG_INFINITY;
+        let compared = compare(&rollout, &scores(&[-0.5, outside, outside, outside]), &[]).unwrap();
+        let reasons: Vec<_> = compared.tokens.iter().map(|token| token.skipped).collect();
+        use SkipReason as S;
+        assert_eq!(reasons, [None, Some(S::SupportMismatch), Some(S::Missing), Some(S::Masked)]);
+        assert_eq!(compared.skipped.get(S::SupportMismatch), 1);
+        let token = &compared.tokens[1];
+        assert_eq!((token.reference, token.log_ratio(), token.compared()), (None, None, None), "never clamped");
+        assert!(token.entropy.is_some(), "what is known of the row is shown");
     }
 
     #[test]
@@ -274,7 +292,7 @@ mod tests {
     #[test]
     fn a_broken_reference_is_an_error_and_rounding_is_not() {
         let of = |reference: f64| compare(&rollout(&[1], &[2], &[Some(-1.0)]), &scores(&[reference]), &[]);
-        for broken in [f64::NAN, f64::NEG_INFINITY, 0.01] {
+        for broken in [f64::NAN, f64::INFINITY, 0.01] {
             assert!(matches!(of(broken), Err(CompareError::InvalidReference { index: 0, .. })), "{broken}");
         }
         assert_eq!(of(1e-7).unwrap().tokens[0].log_ratio(), Some(1e-7 + 1.0));

@@ -45,7 +45,7 @@ fn forwards(criterion: &mut Criterion) {
     for shape in &SHAPES {
         let token_ids: Vec<u32> = (0..shape.tokens as u32).map(|at| at * 31 % shape.vocabulary as u32).collect();
         let scored = shape.tokens - shape.scored..shape.tokens;
-        let batch = PackedBatch::pack(&[ScoringSequence { token_ids, scored, temperature: 1.0, policy_version: None }]);
+        let batch = PackedBatch::pack(&[ScoringSequence { scored, ..ScoringSequence::all_tokens(token_ids) }]);
         group.throughput(Throughput::Elements(shape.tokens as u64));
         for kernels in [Kernels::Auto, Kernels::Generic] {
             let mut model = model(shape, kernels);

@@ -4,6 +4,7 @@
 //! - `weights`: checkpoints, and the check that a model uses all of one;
 //! - `ops`: the operations that the forward is written over, the seam for devices;
 //! - `profile`: where their time goes;
+//! - `processed`: numbers that need whole rows of logits;
 //! - `decoder`: the one forward; `rope`: its position tables;
 //! - `text`: tokens' text and the prompts of chats;
 //! - `hub`: models of the Hugging Face hub and their cache; `locate`: whether a name is a path or a hub id;
@@ -20,6 +21,7 @@ mod hub;
 mod load;
 mod locate;
 mod ops;
+mod processed;
 mod profile;
 mod reference;
 mod rope;

@@ -4,13 +4,15 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use plumbline_core::{
-    BatchScores, Kernels, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, TokenScores,
+    BatchScores, Kernels, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming,
+    ScoringSequence, TokenScores,
 };
 
 use crate::decoder::Decoder;
 use crate::error::{classify, message};
 use crate::load::LoadOptions;
-use crate::ops::{ChunkBytes, CpuOps, GenericOps, Ops, TargetScore};
+use crate::ops::{ChunkBytes, CpuOps, GenericOps, LogitsVisitor, Ops, TargetScore};
+use crate::processed;
 use crate::weights::WeightSizes;
 
 /// A model held in memory, ready to score.
@@ -90,17 +92,36 @@ impl CandleReference {
     }
 }
 
-/// Scores of the batch's targets, and where the time went.
-fn score<O: Ops>(
-    decoder: &mut Decoder,
-    batch: &PackedBatch,
-    ops: &O,
-) -> candle_core::Result<(Vec<TargetScore>, ScoreTiming)> {
+/// What the decoder says about a batch.
+struct Scored {
+    /// One for each of the batch's targets.
+    targets: Vec<TargetScore>,
+    /// For each of [`PackedBatch::processed`], the logprobs of its targets.
+    processed: Vec<Vec<f64>>,
+    timing: ScoreTiming,
+}
+
+/// Scores the batch's targets. Those whose processing needs whole rows of logits go through the head twice: the running sums
+/// of all others are the same with and without them.
+fn score<O: Ops>(decoder: &mut Decoder, batch: &PackedBatch, ops: &O) -> candle_core::Result<Scored> {
     let started = Instant::now();
     let hidden = decoder.hidden_states(batch, ops)?;
     let forward = started.elapsed();
-    let scores = decoder.head_scores(&hidden, batch, ops)?;
-    Ok((scores, ScoreTiming { forward, head: started.elapsed() - forward }))
+    let targets = decoder.head_scores(&hidden, batch, ops)?;
+    let processed = processed::logprobs(decoder, &hidden, batch, ops)?;
+    Ok(Scored { targets, processed, timing: ScoreTiming { forward, head: started.elapsed() - forward } })
+}
+
+/// Logits of the rows that predict some targets of a batch, in pieces.
+fn logits<O: Ops>(
+    decoder: &mut Decoder,
+    batch: &PackedBatch,
+    rows: &[u32],
+    ops: &O,
+    visit: &mut LogitsVisitor<'_>,
+) -> candle_core::Result<()> {
+    let hidden = decoder.hidden_states(batch, ops)?;
+    decoder.head_logits(&hidden, rows, ops, visit)
 }
 
 impl ReferenceModel for CandleReference {
@@ -143,10 +164,63 @@ impl ReferenceModel for CandleReference {
                 result
             }
         };
-        let (scores, timing) = result.map_err(|error| self.failed(&error))?;
-        let sequences =
-            batch.sequence_targets().iter().map(|range| collect(&scores[range.clone()])).collect::<Result<_, _>>()?;
+        let Scored { targets, processed, timing } = result.map_err(|error| self.failed(&error))?;
+        let mut sequences: Vec<TokenScores> =
+            batch.sequence_targets().iter().map(|range| collect(&targets[range.clone()])).collect::<Result<_, _>>()?;
+        for (of, logprobs) in batch.processed().iter().zip(processed) {
+            if let Some(place) = logprobs.iter().position(|logprob| logprob.is_nan()) {
+                return Err(ModelError::Numerics(format!("no processed logprob for scored token {place}")));
+            }
+            sequences[of.sequence].logprobs_in_mode = logprobs;
+        }
         Ok(BatchScores { sequences, timing })
+    }
+
+    fn logits(
+        &mut self,
+        sequence: &ScoringSequence,
+        places: &[usize],
+        visit: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), ModelError> {
+        let batch = PackedBatch::pack([sequence]);
+        check(&batch, &self.info.limits)?;
+        if let Some(place) = places.iter().find(|place| **place >= batch.targets().len()) {
+            return Err(ModelError::InvalidInput(format!(
+                "place {place} is not below the number of scored tokens {}",
+                batch.targets().len()
+            )));
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<u32> = places.iter().map(|place| batch.targets()[*place].row as u32).collect();
+        let vocabulary = self.info.limits.vocab_size;
+        let mut broken = None;
+        let visit = &mut |first: usize, logits: &[f32]| {
+            for (place, row) in places[first..].iter().zip(logits.chunks_exact(vocabulary)) {
+                if row.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+                    broken.get_or_insert(*place);
+                } else {
+                    visit(*place, row);
+                }
+            }
+            Ok(())
+        };
+        let result = match &self.operations {
+            Operations::Generic(ops) => logits(&mut self.decoder, &batch, &rows, ops, visit),
+            Operations::Cpu(ops) => {
+                let result = logits(&mut self.decoder, &batch, &rows, ops, visit);
+                ops.release_memory();
+                result
+            }
+        };
+        result.map_err(|error| self.failed(&error))?;
+        match broken {
+            Some(place) => {
+                Err(ModelError::Numerics(format!("the reference's own logits of scored token {place} are not finite")))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -173,7 +247,7 @@ fn collect(scores: &[TargetScore]) -> Result<TokenScores, ModelError> {
             return Err(ModelError::Numerics(format!("the reference's own logits are not finite: {score:?}")));
         }
         gathered.logprobs.push(score.logprob);
-        gathered.logprobs_at_temperature.push(score.logprob_at_temperature);
+        gathered.logprobs_in_mode.push(score.logprob_at_temperature);
         gathered.entropy.push(score.entropy);
         gathered.rank.push(score.rank);
         gathered.eos_probability.push(score.eos_probability);

@@ -5,7 +5,7 @@
 
 mod support;
 
-use plumbline_core::{FloatType, Kernels, PackedBatch, ReferenceModel, ScoringSequence, TokenScores};
+use plumbline_core::{FloatType, Kernels, PackedBatch, Processing, ReferenceModel, ScoringSequence, TokenScores};
 use plumbline_model::{CandleReference, LoadOptions, ModelSource};
 use support::{floats, json_lines, max_difference, recording, repository, scoring_sequence};
 
@@ -54,7 +54,7 @@ fn conversations() -> Vec<ScoringSequence> {
     let turn = |seed: u32, len: u32| (0..len).map(move |at| (at * seed + seed) % 50);
     let all = |parts: &[(u32, u32)]| {
         let token_ids = parts.iter().flat_map(|(seed, len)| turn(*seed, *len)).collect();
-        ScoringSequence { temperature: 0.7, ..ScoringSequence::all_tokens(token_ids) }
+        ScoringSequence { processing: Processing::at_temperature(0.7), ..ScoringSequence::all_tokens(token_ids) }
     };
     vec![
         all(&[(1, 40), (3, 30), (7, 5)]),
@@ -68,7 +68,7 @@ fn largest_difference(ours: &[TokenScores], theirs: &[TokenScores]) -> f64 {
     let pairs = ours.iter().zip(theirs).flat_map(|(ours, theirs)| {
         [
             max_difference(&ours.logprobs, &theirs.logprobs),
-            max_difference(&ours.logprobs_at_temperature, &theirs.logprobs_at_temperature),
+            max_difference(&ours.logprobs_in_mode, &theirs.logprobs_in_mode),
             max_difference(&ours.entropy, &theirs.entropy),
             max_difference(&ours.eos_probability, &theirs.eos_probability),
         ]

@@ -7,7 +7,9 @@ mod support;
 
 use std::sync::OnceLock;
 
-use plumbline_core::{FloatType, Kernels, PackedBatch, ReferenceModel, ScoringSequence, TokenScores};
+use plumbline_core::{
+    FloatType, Kernels, PackedBatch, Processing, ProcessingOrder, ReferenceModel, ScoringSequence, TokenScores,
+};
 use plumbline_model::{CandleReference, LoadOptions, ModelSource};
 use proptest::prelude::*;
 use rayon::ThreadPool;
@@ -30,7 +32,21 @@ const MODELS: [&str; 12] = [
     "crates/plumbline/assets/tiny/policy-2",
 ];
 
-/// Conversations that branch: each goes on from a random place of one before it.
+/// Nothing but temperature, and each kind of processing that needs whole rows.
+fn processing() -> impl Strategy<Value = Processing> {
+    let warm = Processing::at_temperature(0.6);
+    prop::sample::select(vec![
+        Processing::default(),
+        warm,
+        Processing::at_temperature(1.4),
+        Processing { top_k: 20, ..warm },
+        Processing { top_p: 0.9, min_p: 0.01, ..Processing::default() },
+        Processing { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.2, ..warm },
+        Processing { top_p: 0.8, repetition_penalty: 1.1, order: ProcessingOrder::Sglang, ..warm },
+    ])
+}
+
+/// Conversations that branch: each goes on from a random place of one before it, and was sampled in its own way.
 fn forest(vocabulary: u32, longest: usize) -> impl Strategy<Value = Vec<ScoringSequence>> {
     let token = 0..vocabulary;
     let one = (
@@ -38,11 +54,11 @@ fn forest(vocabulary: u32, longest: usize) -> impl Strategy<Value = Vec<ScoringS
         any::<prop::sample::Index>(),
         prop::collection::vec(token, 1..longest),
         any::<prop::sample::Index>(),
-        prop::sample::select(vec![0.6, 1.0, 1.4]),
+        processing(),
     );
     prop::collection::vec(one, 1..9).prop_map(move |steps| {
         let mut sequences: Vec<ScoringSequence> = Vec::new();
-        for (from, keep, more, first, temperature) in steps {
+        for (from, keep, more, first, processing) in steps {
             let mut token_ids = match sequences.len() {
                 0 => Vec::new(),
                 count => sequences[from.index(count)].token_ids.clone(),
@@ -54,9 +70,9 @@ fn forest(vocabulary: u32, longest: usize) -> impl Strategy<Value = Vec<ScoringS
             let first = first.index(len) + 1;
             sequences.push(ScoringSequence {
                 scored: first.min(len)..len,
-                token_ids,
-                temperature,
-                policy_version: None,
+                prompt_tokens: first.min(len),
+                processing,
+                ..ScoringSequence::all_tokens(token_ids)
             });
         }
         sequences
@@ -131,7 +147,10 @@ fn the_generic_operations_agree_and_share() {
         let sequences: Vec<_> = (0..4u32)
             .map(|index| {
                 let ids = (0..70u32).map(|at| if at < 40 { at % 50 } else { (at * (index + 3)) % 50 });
-                ScoringSequence { temperature: 0.7, ..ScoringSequence::all_tokens(ids.collect()) }
+                ScoringSequence {
+                    processing: Processing::at_temperature(0.7),
+                    ..ScoringSequence::all_tokens(ids.collect())
+                }
             })
             .collect();
         let expected = generic.score(&PackedBatch::pack(&sequences)).unwrap().sequences;
@@ -145,7 +164,7 @@ fn the_generic_operations_agree_and_share() {
             for (found, expected) in found.iter().zip(&expected) {
                 let differences = [
                     max_difference(&found.logprobs, &expected.logprobs),
-                    max_difference(&found.logprobs_at_temperature, &expected.logprobs_at_temperature),
+                    max_difference(&found.logprobs_in_mode, &expected.logprobs_in_mode),
                     max_difference(&found.entropy, &expected.entropy),
                     max_difference(&found.eos_probability, &expected.eos_probability),
                 ];
@@ -172,8 +191,16 @@ fn a_model_that_cannot_share_says_so_and_refuses() {
 #[test]
 fn chunk_sizes_do_not_change_bits() {
     let folder = "crates/plumbline/assets/tiny/policy-2";
-    let sequences: Vec<_> =
-        (1..5).map(|index| ScoringSequence::all_tokens((0..90).map(|at| (at * index) % 50).collect())).collect();
+    let sequences: Vec<_> = (1..5)
+        .map(|index| ScoringSequence {
+            processing: Processing {
+                top_k: 500 * (index as usize - 1),
+                presence_penalty: 0.1,
+                ..Processing::default()
+            },
+            ..ScoringSequence::all_tokens((0..90).map(|at| (at * index) % 50).collect())
+        })
+        .collect();
     let batch = PackedBatch::pack(&sequences);
     let expected = all_bits(&load(folder).score(&batch).unwrap().sequences);
     for bytes in [1, 100_000] {

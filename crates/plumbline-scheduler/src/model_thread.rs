@@ -233,7 +233,7 @@ fn check_shape(sequence: &ScoringSequence, scores: &TokenScores) -> Result<(), M
     let expected = sequence.scored.len();
     let lengths = [
         ("logprobs", scores.logprobs.len()),
-        ("logprobs_at_temperature", scores.logprobs_at_temperature.len()),
+        ("logprobs_in_mode", scores.logprobs_in_mode.len()),
         ("entropy", scores.entropy.len()),
         ("rank", scores.rank.len()),
         ("eos_probability", scores.eos_probability.len()),

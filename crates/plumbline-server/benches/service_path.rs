@@ -45,7 +45,7 @@ impl ReferenceModel for Null {
     fn score(&mut self, batch: &PackedBatch) -> Result<BatchScores, ModelError> {
         let scores = |tokens: usize| TokenScores {
             logprobs: vec![-1.01; tokens],
-            logprobs_at_temperature: vec![-1.01; tokens],
+            logprobs_in_mode: vec![-1.01; tokens],
             entropy: vec![0.7; tokens],
             rank: vec![0; tokens],
             eos_probability: vec![0.01; tokens],

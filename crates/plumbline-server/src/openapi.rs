@@ -111,6 +111,9 @@ impl PartialSchema for SkippedDocument {
                 SkipReason::NonFinite => "NaN or an infinity.",
                 SkipReason::Sentinel => "-9998 or below: a number that stands for none.",
                 SkipReason::Positive => "Above 0: not the logarithm of a probability.",
+                SkipReason::SupportMismatch => {
+                    "The reference's own top-k, top-p or min-p leaves the token out: in processed mode it has no logprob."
+                }
             };
             let key = reason.as_str();
             object = object.property(key, described(Type::Integer.into(), description)).required(key);

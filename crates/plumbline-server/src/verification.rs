@@ -103,7 +103,8 @@ pub(crate) struct SequenceResponse<'a> {
 /// Per-token numbers, one per completion token; null where there is none.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TokensResponse {
-    /// In the mode of the engine's; null for a token without context.
+    /// In the mode of the engine's; null for a token without context, and in processed mode for one that the reference's
+    /// own truncation leaves out.
     reference_logprobs: Vec<Option<f64>>,
     /// Reference minus engine; null where either is missing or no logprob. Present for masked tokens.
     log_ratio: Vec<Option<f64>>,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use plumbline_core::{Kernels, ReferenceModel, ScoringSequence, TokenId};
+use plumbline_core::{Kernels, Processing, ReferenceModel, ScoringSequence, TokenId};
 use plumbline_model::{LoadError, LoadOptions, ModelSource, Profile, Stage};
 use plumbline_scheduler::{BatchObservation, Observer, Scheduler, SchedulerConfig};
 use plumbline_server::config::LogFormat;
@@ -185,7 +185,8 @@ fn read_sequences(path: &Path, all_tokens: bool) -> anyhow::Result<(Vec<serde_js
         sequences.push(ScoringSequence {
             scored: first.min(token_ids.len())..token_ids.len(),
             token_ids,
-            temperature: 1.0,
+            prompt_tokens: first,
+            processing: Processing::default(),
             policy_version: None,
         });
     }

@@ -81,7 +81,7 @@ impl Sequence {
         };
         let scores = TokenScores {
             logprobs: self.reference.clone(),
-            logprobs_at_temperature: self.reference.clone(),
+            logprobs_in_mode: self.reference.clone(),
             entropy: self.entropy.clone(),
             rank: self.rank.clone(),
             eos_probability: self.eos_probability.clone(),

@@ -43,7 +43,7 @@ fn comparison(tokens: &[Token], ended: bool) -> SequenceComparison {
     };
     let scores = TokenScores {
         logprobs: vec![-1.0; count],
-        logprobs_at_temperature: tokens.iter().map(|token| token.1).collect(),
+        logprobs_in_mode: tokens.iter().map(|token| token.1).collect(),
         entropy: tokens.iter().map(|token| f64::from(token.3) + 0.5).collect(),
         rank: tokens.iter().map(|token| token.3).collect(),
         eos_probability: vec![0.25; count],

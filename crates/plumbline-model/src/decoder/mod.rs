@@ -10,7 +10,7 @@ use plumbline_core::{PackedBatch, Segment};
 
 use self::attention::Attention;
 use self::mlp::Mlp;
-use crate::ops::{Embedding, Head, Ops, TargetScore};
+use crate::ops::{Embedding, Head, LogitsVisitor, Ops, TargetScore};
 use crate::rope::{RopeCache, RopeTable};
 use crate::spec::{DecoderSpec, LayerSpec, RopeSpec};
 use crate::weights::{Linear, Norm, WeightLoader, WeightsError};
@@ -97,6 +97,17 @@ impl Decoder {
         ops: &O,
     ) -> Result<Vec<TargetScore>> {
         ops.head_scores(hidden, &self.head, batch.targets())
+    }
+
+    /// Whole logits of some rows of [`Decoder::hidden_states`], in pieces; see [`Ops::head_logits`].
+    pub(crate) fn head_logits<O: Ops>(
+        &self,
+        hidden: &O::Rows,
+        rows: &[u32],
+        ops: &O,
+        visit: &mut LogitsVisitor<'_>,
+    ) -> Result<()> {
+        ops.head_logits(hidden, &self.head, rows, visit)
     }
 
     /// Hidden states before the final norm, `[batch.tokens(), hidden]`.

@@ -79,6 +79,9 @@ pub(crate) struct Head {
     pub(crate) eos: Vec<TokenId>,
 }
 
+/// What is done with a piece of logits; see [`Ops::head_logits`].
+pub(crate) type LogitsVisitor<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + 'a;
+
 /// Operations over packed rows. Row `i` of every output depends on row `i` of the input only, [`Ops::attention`] apart.
 pub(crate) trait Ops {
     /// Activations `[rows, width]`.
@@ -160,4 +163,8 @@ pub(crate) trait Ops {
 
     /// Scores of targets, whose `row` counts in `hidden`. The logits of a batch are never held whole.
     fn head_scores(&self, hidden: &Self::Rows, head: &Head, targets: &[Target]) -> Result<Vec<TargetScore>>;
+
+    /// Whole logits of some rows of `hidden`, after multiplier and soft-cap, in pieces that the memory bound decides. `visit`
+    /// gets for each piece the index in `rows` of its first row, and its logits `[piece, vocab]`.
+    fn head_logits(&self, hidden: &Self::Rows, head: &Head, rows: &[u32], visit: &mut LogitsVisitor<'_>) -> Result<()>;
 }

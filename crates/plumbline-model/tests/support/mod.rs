@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use plumbline_core::{FloatType, PackedBatch, ReferenceModel, ScoringSequence, TokenScores};
+use plumbline_core::{FloatType, PackedBatch, Processing, ReferenceModel, ScoringSequence, TokenScores};
 use plumbline_model::{CandleReference, LoadOptions, ModelSource};
 use serde_json::Value;
 
@@ -55,7 +55,20 @@ pub(crate) fn scoring_sequence(line: &Value) -> ScoringSequence {
     let first = token_ids.len();
     token_ids.extend(ids(&line["completion_token_ids"]));
     let temperature = line["sampling"]["temperature"].as_f64().filter(|t| *t > 0.0).unwrap_or(1.0);
-    ScoringSequence { scored: first..token_ids.len(), token_ids, temperature, policy_version: None }
+    ScoringSequence {
+        scored: first..token_ids.len(),
+        token_ids,
+        prompt_tokens: first,
+        processing: Processing::at_temperature(temperature),
+        policy_version: None,
+    }
+}
+
+/// The same in the mode that the recording says, processed as vLLM does.
+pub(crate) fn processed_sequence(line: &Value) -> ScoringSequence {
+    let mode = serde_json::from_value(line["logprobs_mode"].clone()).unwrap();
+    let sampling = serde_json::from_value(line["sampling"].clone()).unwrap();
+    ScoringSequence { processing: Processing::of(mode, &sampling).unwrap(), ..scoring_sequence(line) }
 }
 
 pub(crate) fn score(model: &mut CandleReference, sequences: &[ScoringSequence]) -> Vec<TokenScores> {
@@ -69,6 +82,6 @@ pub(crate) fn max_difference(ours: &[f64], theirs: &[f64]) -> f64 {
 
 /// The bits of everything that was scored: equal only if every number is the same to the last digit.
 pub(crate) fn bits(scores: &TokenScores) -> Vec<u64> {
-    let floats = [&scores.logprobs, &scores.logprobs_at_temperature, &scores.entropy, &scores.eos_probability];
+    let floats = [&scores.logprobs, &scores.logprobs_in_mode, &scores.entropy, &scores.eos_probability];
     floats.into_iter().flatten().map(|x| x.to_bits()).chain(scores.rank.iter().map(|r| u64::from(*r))).collect()
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plumbline_core::{
-    BatchScores, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, ScoringSequence,
-    TokenScores,
+    BatchScores, ModelError, ModelLimits, PackedBatch, Processing, ReferenceInfo, ReferenceModel, ScoreTiming,
+    ScoringSequence, TokenScores,
 };
 use plumbline_scheduler::{
     BatchObservation, NullObserver, Observer, Scheduler, SchedulerConfig, ScoreError, SequenceOutcome, Ticket,
@@ -205,7 +205,7 @@ pub(crate) fn first_started(controls: &[Control]) -> (usize, Vec<usize>) {
 /// A sequence with `tokens` tokens to score, recognisable by `seed`.
 pub(crate) fn sequence(seed: u32, tokens: usize) -> ScoringSequence {
     let token_ids = (0..=tokens as u32).map(|position| seed * 1000 + position * 7 % 13).collect();
-    ScoringSequence { scored: 1..tokens + 1, token_ids, temperature: 0.5, policy_version: None }
+    ScoringSequence { processing: Processing::at_temperature(0.5), ..ScoringSequence::all_tokens(token_ids) }
 }
 
 pub(crate) fn sequences(tokens: &[usize]) -> Vec<ScoringSequence> {
@@ -221,7 +221,7 @@ pub(crate) fn expected(sequence: &ScoringSequence) -> TokenScores {
             sequence.token_ids[index - 1],
             sequence.token_ids[index],
             index as u32 - 1,
-            sequence.temperature,
+            sequence.processing.temperature,
         );
     }
     scores
@@ -244,7 +244,7 @@ pub(crate) fn score(batch: &PackedBatch) -> BatchScores {
 fn push(scores: &mut TokenScores, previous: u32, token: u32, position: u32, temperature: f64) {
     let logprob = -f64::from(previous * 3 + token) / 7.0;
     scores.logprobs.push(logprob);
-    scores.logprobs_at_temperature.push(logprob / temperature);
+    scores.logprobs_in_mode.push(logprob / temperature);
     scores.entropy.push(f64::from(position));
     scores.rank.push(token);
     scores.eos_probability.push(0.0);

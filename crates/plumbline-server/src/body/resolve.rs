@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use plumbline_core::{LogprobsMode, ModelLimits, Rollout, Sampling, VersionSpan, ViolationCode};
+use plumbline_core::{LogprobsMode, ModelLimits, ProcessingOrder, Rollout, Sampling, VersionSpan, ViolationCode};
 
 use super::wire::{Include, SequenceRequest, VerificationRequest};
 use crate::problem::{Code, FieldError, Problem};
@@ -56,7 +56,7 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     }
 
     let shared = Shared {
-        engine_mode: LogprobsMode::default_of_engine(&request.engine),
+        engine: request.engine,
         sampling: request.sampling,
         mode: request.logprobs_mode,
         policy_version: request.policy_version,
@@ -72,7 +72,7 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
             let pointer = place.pointer(&format!("/weight_versions/{span_index}/version"));
             check_name(&mut errors, &pointer, Some(&span.version));
         }
-        let rollout = shared.rollout(index, sequence, &mut errors, &mut reported);
+        let rollout = shared.rollout(&place, sequence, &mut errors, &mut reported);
         for violation in rollout.violations(&limits.model) {
             let pointer = place.locate(violation.code, &violation.pointer);
             // What stands once in the request is wrong once, not for every sequence.
@@ -89,7 +89,7 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     let wanted = wanted(&rollouts, shared.policy_version.as_deref());
     Ok(Verification {
         run: request.run,
-        engine: request.engine,
+        engine: shared.engine,
         rollouts,
         wanted,
         include_tokens: request.include.contains(&Include::Tokens),
@@ -99,7 +99,7 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
 
 /// What sequences inherit from the request.
 struct Shared {
-    engine_mode: Option<LogprobsMode>,
+    engine: String,
     sampling: Option<Sampling>,
     mode: Option<LogprobsMode>,
     policy_version: Option<String>,
@@ -108,20 +108,35 @@ struct Shared {
 impl Shared {
     fn rollout(
         &self,
-        index: usize,
+        place: &Place,
         sequence: SequenceRequest,
         errors: &mut Vec<FieldError>,
         reported: &mut HashSet<String>,
     ) -> Rollout {
-        let sampling = sequence.sampling.or(self.sampling).unwrap_or_default();
-        let mode = sequence.logprobs_mode.or(self.mode).or(self.engine_mode);
+        let mut sampling = sequence.sampling.or(self.sampling).unwrap_or_default();
+        sampling.order = sampling.order.or_else(|| ProcessingOrder::of_engine(&self.engine));
+        let mode = sequence.logprobs_mode.or(self.mode).or_else(|| LogprobsMode::default_of_engine(&self.engine));
         if mode.is_none() && !sampling.is_neutral() && reported.insert("/logprobs_mode".into()) {
             let detail = "this engine's logprobs have no known meaning, and with this sampling raw, temperature and \
                           processed logprobs differ";
             report(errors, Code::LogprobsModeRequired, "/logprobs_mode".into(), detail.into());
         }
+        let transforms = sampling.active_transforms();
+        let unknown_order = sampling.order.is_none() && ProcessingOrder::is_none_of_these(&self.engine);
+        if mode == Some(LogprobsMode::Processed) && unknown_order && !transforms.is_empty() {
+            let pointer = place.locate(ViolationCode::IrreproducibleMode, "/logprobs_mode");
+            if pointer.starts_with("/sequences/") || reported.insert(pointer.clone()) {
+                let detail = format!(
+                    "processed logprobs of {} with {} cannot be reproduced: the order of its transforms is not known here; \
+                     if it is that of another engine, sampling.order says so",
+                    self.engine,
+                    transforms.join(", ")
+                );
+                report(errors, Code::IrreproducibleMode, pointer, detail);
+            }
+        }
         Rollout {
-            id: sequence.id.unwrap_or_else(|| index.to_string()),
+            id: sequence.id.unwrap_or_else(|| place.index.to_string()),
             prompt_token_ids: sequence.prompt_token_ids,
             completion_token_ids: sequence.completion_token_ids,
             logprobs: sequence.logprobs,
@@ -265,7 +280,10 @@ mod tests {
         let ids: Vec<_> = verification.rollouts.iter().map(|rollout| rollout.id.as_str()).collect();
         assert_eq!(ids, ["0", "1"]);
         assert_eq!(verification.rollouts[0].logprobs_mode, LogprobsMode::Raw);
-        assert_eq!(verification.rollouts[0].sampling, Sampling::default());
+        assert_eq!(
+            verification.rollouts[0].sampling,
+            Sampling { order: Some(ProcessingOrder::Vllm), ..Sampling::default() }
+        );
         assert!(!verification.include_tokens && !verification.include_importance_weights);
     }
 
@@ -277,8 +295,9 @@ mod tests {
         body["sequences"][1]["sampling"] = json!({"temperature": 1.3});
         body["sequences"][1]["logprobs_mode"] = json!("temperature");
         let rollouts = resolved(&body).unwrap().rollouts;
-        assert_eq!(rollouts[0].sampling, Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() });
-        assert_eq!(rollouts[1].sampling, Sampling { temperature: 1.3, ..Sampling::default() });
+        let vllm = Sampling { order: Some(ProcessingOrder::Vllm), ..Sampling::default() };
+        assert_eq!(rollouts[0].sampling, Sampling { temperature: 0.7, top_p: 0.9, ..vllm });
+        assert_eq!(rollouts[1].sampling, Sampling { temperature: 1.3, ..vllm });
         assert_eq!(rollouts[0].logprobs_mode, LogprobsMode::Raw);
         assert_eq!(rollouts[1].logprobs_mode, LogprobsMode::Temperature);
         assert_eq!(rollouts[1].policy_version.as_deref(), Some("2"));
@@ -333,12 +352,34 @@ mod tests {
             errors(&with("/sequences/1/sampling", json!({"top_p": 2.0}))),
             one("invalid_sampling", "/sequences/1/sampling/top_p")
         );
-        let mut body = with("/logprobs_mode", json!("processed"));
-        body["sampling"] = json!({"top_k": 5});
-        assert_eq!(errors(&body), one("irreproducible_logprobs_mode", "/logprobs_mode"));
-        let mut body = with("/logprobs_mode", json!("processed"));
-        body["sequences"][1]["sampling"] = json!({"top_k": 5});
-        assert_eq!(errors(&body), one("irreproducible_logprobs_mode", "/sequences/1/sampling"));
+    }
+
+    #[test]
+    fn processed_logprobs_need_an_order_that_is_known() {
+        let processed = |engine: &str, sampling: Value| {
+            let mut body = with("/logprobs_mode", json!("processed"));
+            body["engine"] = json!(engine);
+            body["sampling"] = sampling;
+            body
+        };
+        let order = |body: &Value| resolved(body).unwrap().rollouts[0].sampling.order;
+        let nucleus = json!({"top_p": 0.9});
+        assert_eq!(order(&processed("vllm", nucleus.clone())), Some(ProcessingOrder::Vllm));
+        assert_eq!(order(&processed("SGLang", nucleus.clone())), Some(ProcessingOrder::Sglang));
+        assert_eq!(order(&processed("mine", nucleus.clone())), None, "then it is vLLM's");
+        assert_eq!(order(&processed("mine", json!({"top_p": 0.9, "order": "sglang"}))), Some(ProcessingOrder::Sglang));
+        let one = |pointer: &str| one("irreproducible_logprobs_mode", pointer);
+        assert_eq!(errors(&processed("llama.cpp", nucleus.clone())), one("/logprobs_mode"));
+        assert!(resolved(&processed("llama.cpp", json!({"temperature": 0.7}))).is_ok(), "nothing to order");
+        assert!(resolved(&processed("llama.cpp", json!({"top_p": 0.9, "order": "vllm"}))).is_ok());
+        assert_eq!(errors(&processed("tgi", json!({"frequency_penalty": 0.5}))), one("/logprobs_mode"));
+        let mut own = processed("llama.cpp", json!({}));
+        own["sequences"][1]["sampling"] = nucleus;
+        assert_eq!(errors(&own), one("/sequences/1/sampling"));
+        own["sequences"][1]["logprobs_mode"] = json!("processed");
+        assert_eq!(errors(&own), one("/sequences/1/logprobs_mode"));
+        let problem = resolved(&own).unwrap_err();
+        assert!(problem.errors[0].detail.contains("llama.cpp with top_p"), "{}", problem.errors[0].detail);
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub(crate) struct VerificationRequest {
     #[schema(value_type = Option<SamplingParameters>)]
     pub(crate) sampling: Option<Sampling>,
     /// What the engine's logprobs mean. Missing = the engine's default; needed for an unknown engine, unless the
-    /// sampling is neutral and all modes coincide.
+    /// sampling is neutral and all modes coincide. A mode that cannot be reproduced is 422
+    /// `irreproducible_logprobs_mode`.
     #[serde(default, deserialize_with = "optional_name")]
     #[schema(value_type = Option<LogprobsModeName>)]
     pub(crate) logprobs_mode: Option<LogprobsMode>,
@@ -136,7 +137,7 @@ pub(crate) struct SamplingParameters {
     /// Kept tokens have at least this share of the top token's probability; 0 = off.
     #[schema(required = false, minimum = 0.0, maximum = 1.0, default = 0.0)]
     min_p: f64,
-    /// Divides or multiplies the logits of tokens already in context; 1 = off.
+    /// Divides or multiplies the logits of tokens already in context (SGLang: already sampled); 1 = off.
     #[schema(required = false, exclusive_minimum = 0.0, default = 1.0)]
     repetition_penalty: f64,
     /// Subtracted once from the logits of tokens already sampled; 0 = off.
@@ -145,10 +146,27 @@ pub(crate) struct SamplingParameters {
     /// Subtracted per occurrence from the logits of tokens already sampled; 0 = off.
     #[schema(required = false, default = 0.0)]
     frequency_penalty: f64,
+    /// In which engine's order, and with which engine's meaning, processed logprobs come about. Missing = by the name of
+    /// the engine, and vLLM's for an unknown one.
+    #[schema(required = false, nullable)]
+    order: ProcessingOrderName,
+}
+
+/// `vllm`: penalties, temperature, min-p, top-k, top-p of what is left. `sglang`: penalties of sampled tokens, temperature,
+/// then top-k, top-p and min-p each of the whole distribution. `tgi`: repetition penalty, temperature, top-k, top-p of what
+/// is left.
+#[derive(ToSchema)]
+#[schema(as = ProcessingOrder, rename_all = "lowercase")]
+#[expect(dead_code, reason = "describes plumbline_core::ProcessingOrder in the OpenAPI document")]
+pub(crate) enum ProcessingOrderName {
+    Vllm,
+    Sglang,
+    Tgi,
 }
 
 /// What a logprob means: `raw` (log-softmax of the model's logits), `temperature` (after temperature), `processed`
-/// (after penalties, temperature, top-k, top-p and min-p).
+/// (after penalties, temperature, top-k, top-p and min-p, in the order of the engine: `sampling.order`). SGLang has its
+/// penalties in all of them.
 #[derive(ToSchema)]
 #[schema(as = LogprobsMode, rename_all = "lowercase")]
 #[expect(dead_code, reason = "describes plumbline_core::LogprobsMode in the OpenAPI document")]

@@ -75,7 +75,7 @@ impl ReferenceModel for FakeModel {
             let mut scores = TokenScores::with_capacity(range.len());
             for target in &batch.targets()[range.clone()] {
                 scores.logprobs.push(Self::logprob(target.token, 1.0));
-                scores.logprobs_at_temperature.push(Self::logprob(target.token, target.temperature));
+                scores.logprobs_in_mode.push(Self::logprob(target.token, target.temperature));
                 scores.entropy.push(0.5);
                 scores.rank.push(target.token % 3);
                 scores.eos_probability.push(0.25);

@@ -33,7 +33,8 @@ async fn the_answer_has_its_documented_shape() {
     assert_eq!(answer["log_ratio_sign"], "reference_logprob - engine_logprob, in nats");
     assert_eq!(answer["metrics"]["tokens"], 3);
     assert_eq!(answer["metrics"]["sequences"], 2);
-    let skipped = json!({"masked": 1, "no_context": 0, "missing": 0, "non_finite": 0, "sentinel": 0, "positive": 0});
+    let skipped = json!({"masked": 1, "no_context": 0, "missing": 0, "non_finite": 0, "sentinel": 0, "positive": 0,
+        "support_mismatch": 0});
     assert_eq!(answer["skipped"], skipped);
 
     let first = &answer["sequences"][0];
@@ -98,7 +99,8 @@ async fn values_that_are_no_logprobs_are_skipped_and_counted() {
     let reply = service.post_text(body).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
     let answer = reply.json();
-    let skipped = json!({"masked": 0, "no_context": 1, "missing": 1, "non_finite": 2, "sentinel": 1, "positive": 1});
+    let skipped = json!({"masked": 0, "no_context": 1, "missing": 1, "non_finite": 2, "sentinel": 1, "positive": 1,
+        "support_mismatch": 0});
     assert_eq!(answer["skipped"], skipped);
     assert_eq!(answer["metrics"]["tokens"], 1);
     let tokens = &answer["sequences"][0]["tokens"];

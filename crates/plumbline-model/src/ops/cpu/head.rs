@@ -15,7 +15,7 @@ use super::matrix::Matrix;
 use super::norm::NormWeights;
 use super::weights::Weights;
 use crate::ops::head_rows::{HeadRow, HeadRows};
-use crate::ops::{Head, TargetScore};
+use crate::ops::{Head, LogitsVisitor, TargetScore};
 use crate::profile::Stage;
 
 /// Columns of a block of logits: with 8 KiB a row they stay in the first cache between the passes over them.
@@ -40,7 +40,18 @@ struct HeadWeights<'a> {
     eos: &'a [u32],
 }
 
-impl HeadWeights<'_> {
+impl<'a> HeadWeights<'a> {
+    fn new(head: &'a Head, weight: &'a [f32], bias: Option<&'a [f32]>, hidden: &Matrix) -> Self {
+        Self {
+            weight,
+            bias,
+            hidden: hidden.width(),
+            multiplier: head.multiplier as f32,
+            softcap: head.softcap.map(|cap| cap as f32),
+            eos: &head.eos,
+        }
+    }
+
     fn vocabulary(&self) -> usize {
         self.weight.len() / self.hidden
     }
@@ -81,14 +92,7 @@ pub(super) fn scores(ops: &CpuOps, hidden: &Matrix, head: &Head, targets: &[Targ
     let (weight, norm) = (Weights::of(&head.linear.weight)?, NormWeights::of(&head.norm)?);
     let bias = head.linear.bias.as_ref().map(Weights::of).transpose()?;
     let norm = norm.row()?;
-    let weights = HeadWeights {
-        weight: weight.values()?,
-        bias: bias.as_ref().map(Weights::values).transpose()?,
-        hidden: hidden.width(),
-        multiplier: head.multiplier as f32,
-        softcap: head.softcap.map(|cap| cap as f32),
-        eos: &head.eos,
-    };
+    let weights = HeadWeights::new(head, weight.values()?, bias.as_ref().map(Weights::values).transpose()?, hidden);
     let blocks = weights.vocabulary().div_ceil(BLOCK_COLUMNS);
     let row_bytes = weights.vocabulary().div_ceil(blocks) * size_of::<f32>();
     let chunk_rows = (ops.chunks.head / row_bytes).clamp(MIN_SIDE, BLOCK_ROWS);
@@ -106,6 +110,39 @@ pub(super) fn scores(ops: &CpuOps, hidden: &Matrix, head: &Head, targets: &[Targ
         score_rows(ops, &x, rows, &grouped.distinct, &weights, blocks, &mut scores)?;
     }
     Ok(grouped.spread(&scores))
+}
+
+/// See [`crate::ops::Ops::head_logits`].
+pub(super) fn logits(
+    ops: &CpuOps,
+    hidden: &Matrix,
+    head: &Head,
+    rows: &[u32],
+    visit: &mut LogitsVisitor<'_>,
+) -> Result<()> {
+    let (weight, norm) = (Weights::of(&head.linear.weight)?, NormWeights::of(&head.norm)?);
+    let bias = head.linear.bias.as_ref().map(Weights::of).transpose()?;
+    let norm = norm.row()?;
+    let weights = HeadWeights::new(head, weight.values()?, bias.as_ref().map(Weights::values).transpose()?, hidden);
+    let vocabulary = weights.vocabulary();
+    let piece_rows = (ops.chunks.head / (vocabulary * size_of::<f32>())).clamp(MIN_SIDE, BLOCK_ROWS);
+    for (index, rows) in rows.chunks(piece_rows).enumerate() {
+        let mut x = ops.pool.take(rows.len(), hidden.width());
+        let mut logits = ops.pool.take(rows.len(), vocabulary);
+        ops.timed(Stage::Norm, || {
+            let rows = x.values_mut().par_chunks_mut(hidden.width()).zip(rows).with_min_len(TASK_ROWS);
+            rows.for_each(|(x, row)| norm.apply(x, hidden.row(*row as usize)));
+        });
+        ops.timed(Stage::HeadGemm, || {
+            let x = View::rows(x.values(), x.rows(), weights.hidden, weights.hidden);
+            linear(&ops.pool, logits.values_mut(), vocabulary, x, weights.weight, weights.bias)
+        })?;
+        ops.timed(Stage::HeadStatistics, || {
+            logits.values_mut().par_chunks_mut(vocabulary).for_each(|row| weights.finish(row));
+            visit(index * piece_rows, logits.values())
+        })?;
+    }
+    Ok(())
 }
 
 /// Scores the targets of normed rows, appending one score a target.

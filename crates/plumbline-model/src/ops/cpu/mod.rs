@@ -34,7 +34,7 @@ use self::gemm::{MIN_SIDE, View};
 use self::linear::TASK_ROWS;
 use self::matrix::{Matrix, Pool};
 use self::weights::Weights;
-use super::{ChunkBytes, Embedding, FeedForward, Head, Ops, QkNorm, TargetScore};
+use super::{ChunkBytes, Embedding, FeedForward, Head, LogitsVisitor, Ops, QkNorm, TargetScore};
 use crate::profile::{Profile, Stage};
 use crate::rope::RopeTable;
 use crate::spec::AttentionSpec;
@@ -253,5 +253,9 @@ impl Ops for CpuOps {
 
     fn head_scores(&self, hidden: &Matrix, head: &Head, targets: &[Target]) -> Result<Vec<TargetScore>> {
         head::scores(self, hidden, head, targets)
+    }
+
+    fn head_logits(&self, hidden: &Matrix, head: &Head, rows: &[u32], visit: &mut LogitsVisitor<'_>) -> Result<()> {
+        head::logits(self, hidden, head, rows, visit)
     }
 }

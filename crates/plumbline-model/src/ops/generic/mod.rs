@@ -14,7 +14,7 @@ use plumbline_core::{Segment, Target};
 
 use self::head::HeadTarget;
 use super::head_rows::HeadRows;
-use super::{ChunkBytes, Embedding, FeedForward, Head, Ops, QkNorm, TargetScore};
+use super::{ChunkBytes, Embedding, FeedForward, Head, LogitsVisitor, Ops, QkNorm, TargetScore};
 use crate::rope::RopeTable;
 use crate::spec::{Activation, AttentionSpec, NormKind};
 use crate::weights::{Linear, Norm};
@@ -241,6 +241,18 @@ impl Ops for GenericOps {
             scores.extend(head::scores(&logits, &of_rows, &head.eos)?);
         }
         Ok(grouped.spread(&scores))
+    }
+
+    fn head_logits(&self, hidden: &Tensor, head: &Head, rows: &[u32], visit: &mut LogitsVisitor<'_>) -> Result<()> {
+        let dtype = hidden.dtype();
+        let row_bytes = head.linear.weight.dim(0)? * norm_dtype(dtype).size_in_bytes();
+        let chunk_rows = (self.chunks.head / row_bytes).max(1);
+        for (index, rows) in rows.chunks(chunk_rows).enumerate() {
+            let logits = self.logits(&self.gather(hidden, rows)?, head, dtype)?;
+            let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            visit(index * chunk_rows, &logits)?;
+        }
+        Ok(())
     }
 }
 
