@@ -106,3 +106,28 @@ async fn a_token_outside_the_references_support_is_counted() {
     assert_eq!(answer["skipped"]["support_mismatch"], outside);
     assert_eq!(answer["metrics"]["tokens"], kept);
 }
+
+#[tokio::test]
+async fn a_run_shows_what_is_wrong_with_its_engine() {
+    let server = Server::start(&[]).await;
+    let get = async |path: &str| -> serde_json::Value {
+        server.client.get(server.at(path)).send().await.unwrap().json().await.unwrap()
+    };
+    for (name, verdict) in [("tiny-bf16-raw", "consistent"), ("tiny-bf16-stale", "divergent")] {
+        let lines = recording(name);
+        let answer = server.verify(name, &lines).await;
+        let run = get(&format!("/v1/runs/{name}")).await;
+        let engine = &run["engines"][0];
+        assert_eq!(engine["verdict"], verdict, "{}", engine["verdict_reason"]);
+        assert_eq!(engine["metrics"]["tokens"], answer["metrics"]["tokens"]);
+        let mae = answer["metrics"]["mae_logprob"].as_f64().unwrap();
+        let interval = &engine["metrics"]["mae_logprob_ci95"];
+        let (low, high) = (interval["low"].as_f64().unwrap(), interval["high"].as_f64().unwrap());
+        assert!(0.5 * mae < low && low < mae && mae < high && high < 1.5 * mae, "{low} to {high}");
+        let longest = get(&format!("/v1/runs/{name}/sequences?sort=length&limit=1")).await["sequences"][0].clone();
+        let longest_line = lines.iter().map(|line| floats(&line["logprobs"]).len()).max().unwrap();
+        assert_eq!(longest["length"], longest_line);
+        let tokens = get(&format!("/v1/sequences/{}", longest["id"].as_str().unwrap())).await["tokens"].clone();
+        assert_eq!(tokens.as_array().unwrap().len(), longest_line);
+    }
+}

@@ -115,7 +115,7 @@ struct ClusteredMetric {
     key: &'static str,
     interval_key: &'static str,
     numerator: fn(&SufficientStatistics) -> f64,
-    denominator: fn(&SufficientStatistics) -> u64,
+    denominator: fn(&SufficientStatistics) -> f64,
     root: bool,
 }
 
@@ -125,14 +125,14 @@ macro_rules! metric {
             key: $key,
             interval_key: concat!($key, "_ci95"),
             numerator: $numerator,
-            denominator: |s| s.$denominator,
+            denominator: |s| s.$denominator as f64,
             root: $root,
         }
     };
 }
 
 /// Number of [`METRICS`].
-const COUNT: usize = 26;
+const COUNT: usize = 27;
 
 const METRICS: [ClusteredMetric; COUNT] = [
     metric!("log_ratio_mean", false, tokens, |s| s.delta_positive - s.delta_negative),
@@ -161,6 +161,13 @@ const METRICS: [ClusteredMetric; COUNT] = [
     metric!("entropy", false, entropy_tokens, |s| s.entropy),
     metric!("top1_agreement", false, ranked_tokens, |s| s.top1 as f64),
     metric!("eos_probability", false, eos_sequences, |s| s.eos_probability),
+    ClusteredMetric {
+        key: "noise_floor_multiple",
+        interval_key: "noise_floor_multiple_ci95",
+        numerator: |s| s.floor_abs_delta,
+        denominator: |s| s.floor_expected,
+        root: false,
+    },
 ];
 
 /// Mergeable sums for the interval of every metric that is a mean, or the root of one, over tokens or sequences.
@@ -181,7 +188,7 @@ impl ClusteredSums {
     /// one cluster: right where those are not independent of each other, e.g. samples of one prompt.
     pub fn observe_cluster(&mut self, statistics: &SufficientStatistics) {
         for (sums, metric) in self.ratios.iter_mut().zip(&METRICS) {
-            sums.add((metric.numerator)(statistics), (metric.denominator)(statistics) as f64);
+            sums.add((metric.numerator)(statistics), (metric.denominator)(statistics));
         }
     }
 

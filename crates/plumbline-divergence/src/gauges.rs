@@ -217,6 +217,27 @@ impl SufficientStatistics {
         mean(self.eos_probability, self.eos_sequences)
     }
 
+    /// Mean `|d|` in nats that a faithful bf16 engine would show on the tokens of which a noise floor is known.
+    #[must_use]
+    pub fn noise_floor(&self) -> Option<f64> {
+        mean(self.floor_expected, self.floor_tokens)
+    }
+
+    /// Mean `|d|` over [`SufficientStatistics::noise_floor`], both over the same tokens; 1 = as a faithful bf16 engine.
+    #[must_use]
+    pub fn noise_floor_multiple(&self) -> Option<f64> {
+        Some(self.floor_abs_delta / self.floor_expected).filter(|multiple| multiple.is_finite())
+    }
+
+    /// Standard error of a faithful engine's multiple about 1: the scatter of so many tokens, their correlation within
+    /// sequences, and the uncertainty of the floor.
+    #[must_use]
+    pub fn noise_floor_standard_error(&self) -> Option<f64> {
+        let scatter = self.floor_variance / self.floor_expected.powi(2);
+        let own = self.max_floor_error.unwrap_or(0.0);
+        Some((scatter + own * own).sqrt()).filter(|error| error.is_finite())
+    }
+
     fn token_mean(&self, sum: f64) -> Option<f64> {
         mean(sum, self.tokens)
     }

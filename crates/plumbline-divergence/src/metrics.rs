@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{SequenceComparison, SufficientStatistics, order};
+use crate::{FloorCurve, SequenceComparison, SufficientStatistics, order};
 
 /// The metrics of a set of comparisons, pooled over tokens unless said otherwise; logprobs in nats. `None` (`null`) is
 /// "undefined": no tokens, fewer than two for a correlation, no spread. The field names are the keys of the API.
@@ -92,20 +92,34 @@ pub struct Metrics {
     pub top1_agreement: Option<f64>,
     /// Mean `P_ref(EOS)` at the end of the sequences that ended by EOS.
     pub eos_probability: Option<f64>,
-    /// `mae_logprob` as a multiple of the model's own noise floor; undefined until a floor was measured.
+    /// Mean `|d|` as a multiple of what a faithful bf16 engine would show on these very tokens; undefined until the model's
+    /// noise floor was measured.
     pub noise_floor_multiple: Option<f64>,
     /// Exponents that were limited to +-[`EXPONENT_LIMIT`](crate::EXPONENT_LIMIT) in the numbers above.
     pub clamped_exponents: u64,
 }
 
 impl Metrics {
-    /// The metrics of one sequence (`std::slice::from_ref`) or of many, pooled.
+    /// The metrics of one sequence (`std::slice::from_ref`) or of many, pooled, without a noise floor.
     #[must_use]
     pub fn of(sequences: &[SequenceComparison]) -> Self {
+        Self::of_with_floors(sequences, &[])
+    }
+
+    /// The same with the noise floor of each sequence, in their order; one that is missing is not known.
+    #[must_use]
+    pub fn of_with_floors(sequences: &[SequenceComparison], floors: &[Option<FloorCurve>]) -> Self {
         let mut statistics = SufficientStatistics::default();
-        for sequence in sequences {
-            statistics.observe_sequence(sequence);
+        let floors = floors.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+        for (sequence, floor) in sequences.iter().zip(floors) {
+            statistics.observe_sequence_with_floor(sequence, floor);
         }
+        Self::with_values(&statistics, sequences)
+    }
+
+    /// The metrics of sequences whose sums are known already.
+    #[must_use]
+    pub fn with_values(statistics: &SufficientStatistics, sequences: &[SequenceComparison]) -> Self {
         let compared = sequences.iter().flat_map(|sequence| &sequence.tokens).filter_map(|token| token.compared());
         let (engine, reference): (Vec<f64>, Vec<f64>) = compared.unzip();
         let mut deltas: Vec<f64> = engine.iter().zip(&reference).map(|(e, r)| (r - e).abs()).collect();
@@ -116,7 +130,7 @@ impl Metrics {
             p99_abs_logprob: order::quantile(&deltas, 0.99),
             p999_abs_logprob: order::quantile(&deltas, 0.999),
             spearman_logprob: order::spearman(&engine, &reference),
-            ..Self::of_statistics(&statistics)
+            ..Self::of_statistics(statistics)
         }
     }
 
@@ -166,7 +180,7 @@ impl Metrics {
             kl_entropy_ratio: statistics.kl_entropy_ratio(),
             top1_agreement: statistics.top1_agreement(),
             eos_probability: statistics.eos_probability(),
-            noise_floor_multiple: None,
+            noise_floor_multiple: statistics.noise_floor_multiple(),
             clamped_exponents: statistics.clamped_exponents,
         }
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::terms::{self, EXPONENT_LIMIT, TRUNCATION_CAP};
-use crate::{DeltaHistogram, PairMoments, SequenceComparison};
+use crate::{DeltaHistogram, FloorCurve, PairMoments, SequenceComparison};
 
 /// Defines [`SufficientStatistics`] from one list of its sums, so that `merge` and `counters` cannot miss one.
 macro_rules! sufficient_statistics {
@@ -31,6 +31,8 @@ macro_rules! sufficient_statistics {
             pub min_importance_ratio: Option<f64>,
             /// Largest `rho`.
             pub max_importance_ratio: Option<f64>,
+            /// Largest standard error of a noise floor's own level, as a fraction of it.
+            pub max_floor_error: Option<f64>,
             /// Centred moments of `(e, r)`.
             pub logprob_moments: PairMoments,
             /// Centred moments of `(exp e, exp r)`.
@@ -47,6 +49,7 @@ macro_rules! sufficient_statistics {
                 self.max_abs_prob_delta = extreme(f64::max, self.max_abs_prob_delta, other.max_abs_prob_delta);
                 self.min_importance_ratio = extreme(f64::min, self.min_importance_ratio, other.min_importance_ratio);
                 self.max_importance_ratio = extreme(f64::max, self.max_importance_ratio, other.max_importance_ratio);
+                self.max_floor_error = extreme(f64::max, self.max_floor_error, other.max_floor_error);
                 self.logprob_moments.merge(&other.logprob_moments);
                 self.prob_moments.merge(&other.prob_moments);
             }
@@ -85,6 +88,8 @@ sufficient_statistics! {
         clamped_exponents,
         /// Sequences with a known `P_ref(EOS)` at their end.
         eos_sequences,
+        /// Tokens of which a noise floor says what to expect.
+        floor_tokens,
     }
     sums {
         /// `-e`.
@@ -157,12 +162,26 @@ sufficient_statistics! {
         chi2_sequence_negative,
         /// Over sequences that ended by EOS: `P_ref(EOS)` there.
         eos_probability,
+        /// Over the tokens with a noise floor: `|d|`.
+        floor_abs_delta,
+        /// Over the tokens with a noise floor: the `|d|` that a faithful engine would show.
+        floor_expected,
+        /// Over the tokens with a noise floor: the `d^2` that a faithful engine would show.
+        floor_expected_squared,
+        /// Over the sequences with a noise floor: the variance of a faithful engine's sum of `|d|`.
+        floor_variance,
     }
 }
 
 impl SufficientStatistics {
-    /// Adds one sequence. A sequence without a compared token leaves no trace.
+    /// Adds one sequence of which no noise floor is known. A sequence without a compared token leaves no trace.
     pub fn observe_sequence(&mut self, sequence: &SequenceComparison) {
+        self.observe_sequence_with_floor(sequence, None);
+    }
+
+    /// Adds one sequence, and what the floor of the weights that scored it expects of its compared tokens.
+    pub fn observe_sequence_with_floor(&mut self, sequence: &SequenceComparison, floor: Option<&FloorCurve>) {
+        let mut expected = floor.map(FloorCurve::sequence);
         let (mut tokens, mut engine_sum, mut reference_sum, mut delta_sum) = (0u64, 0.0, 0.0, 0.0);
         for token in &sequence.tokens {
             let Some((engine, reference)) = token.compared() else { continue };
@@ -171,6 +190,10 @@ impl SufficientStatistics {
             if let Some(entropy) = token.entropy {
                 self.entropy_tokens += 1;
                 self.entropy += entropy.max(0.0);
+                if let Some(expected) = &mut expected {
+                    expected.add(entropy);
+                    self.floor_abs_delta += (reference - engine).abs();
+                }
             }
             if let Some(rank) = token.rank {
                 self.ranked_tokens += 1;
@@ -183,6 +206,13 @@ impl SufficientStatistics {
         }
         if tokens == 0 {
             return;
+        }
+        if let Some((expected, floor)) = expected.filter(|expected| expected.tokens > 0).zip(floor) {
+            self.floor_tokens += expected.tokens;
+            self.floor_expected += expected.expected;
+            self.floor_expected_squared += expected.expected_squared;
+            self.floor_variance += expected.variance();
+            self.max_floor_error = extreme(f64::max, self.max_floor_error, Some(floor.relative_error()));
         }
         let count = tokens as f64;
         self.sequences += 1;

@@ -1,24 +1,36 @@
-//! Sliding window over sufficient statistics.
+//! Sliding window over anything that adds up.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::SufficientStatistics;
 
+/// What adds up.
+pub trait Merge: Clone + Default {
+    /// Adds everything that another holds.
+    fn merge(&mut self, other: &Self);
+}
+
+impl Merge for SufficientStatistics {
+    fn merge(&mut self, other: &Self) {
+        self.merge(other);
+    }
+}
+
 /// What was observed recently, in time slices that are dropped whole.
 ///
 /// A snapshot holds everything of the last `window - window/slices` and nothing of `window` ago or older. Time is monotone
 /// time since some start; time that goes backwards is taken as standing still.
 #[derive(Clone, Debug)]
-pub struct SlidingWindow {
+pub struct SlidingWindow<T = SufficientStatistics> {
     slice_nanos: u128,
     slices: u128,
     latest: Duration,
     /// Slices that hold something, oldest first, each with its number since the start of time.
-    filled: VecDeque<(u128, SufficientStatistics)>,
+    filled: VecDeque<(u128, T)>,
 }
 
-impl SlidingWindow {
+impl<T: Merge> SlidingWindow<T> {
     /// A window of `slices` equal parts. Zero slices are taken as one, and a slice lasts at least a nanosecond.
     #[must_use]
     pub fn new(window: Duration, slices: usize) -> Self {
@@ -28,7 +40,7 @@ impl SlidingWindow {
     }
 
     /// Adds what was observed at `now`.
-    pub fn observe(&mut self, now: Duration, statistics: &SufficientStatistics) {
+    pub fn observe(&mut self, now: Duration, statistics: &T) {
         self.latest = self.latest.max(now);
         let (slice, oldest) = self.slice_and_oldest(now);
         while self.filled.front().is_some_and(|(filled, _)| *filled < oldest) {
@@ -42,9 +54,9 @@ impl SlidingWindow {
 
     /// Everything in the window that ends at `now`.
     #[must_use]
-    pub fn snapshot(&self, now: Duration) -> SufficientStatistics {
+    pub fn snapshot(&self, now: Duration) -> T {
         let (_, oldest) = self.slice_and_oldest(now);
-        let mut merged = SufficientStatistics::default();
+        let mut merged = T::default();
         for (_, statistics) in self.filled.iter().filter(|(filled, _)| *filled >= oldest) {
             merged.merge(statistics);
         }

@@ -10,13 +10,17 @@
 
 mod body;
 pub mod config;
+mod floors;
 mod metrics;
 mod middleware;
 mod openapi;
 mod problem;
 mod routes;
+mod run_view;
+mod sequences;
 mod serve;
 mod state;
+mod timestamp;
 mod verification;
 mod weights;
 

@@ -1,6 +1,7 @@
 //! Parts of the OpenAPI document that describe types of other crates by the keys they really serialise to.
 
 use plumbline_core::SkipReason;
+use plumbline_divergence::ClusteredSums;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr};
 use utoipa::{PartialSchema, ToSchema};
@@ -69,7 +70,10 @@ const NUMBERS: [(&str, &str); 41] = [
     ("kl_entropy_ratio", "kl_k3 / entropy."),
     ("top1_agreement", "Fraction of tokens that are the reference's first choice."),
     ("eos_probability", "Mean probability that the reference gave to ending where sequences ended by EOS."),
-    ("noise_floor_multiple", "mae_logprob as a multiple of the model's noise floor; null until one was measured."),
+    (
+        "noise_floor_multiple",
+        "Mean |d| as a multiple of what a faithful bf16 engine would show on these tokens; null until it was measured.",
+    ),
 ];
 
 /// `plumbline_divergence::Metrics`.
@@ -77,23 +81,54 @@ pub(crate) struct MetricsDocument;
 
 impl PartialSchema for MetricsDocument {
     fn schema() -> RefOr<Schema> {
-        let mut object = ObjectBuilder::new().description(Some(
-            "Divergence between engine and reference. Undefined (no tokens, too few for a correlation, no spread) is null.",
-        ));
-        for (key, description) in COUNTS {
-            object = object.property(key, described(Type::Integer.into(), description)).required(key);
-        }
-        for (key, description) in NUMBERS {
-            let nullable = SchemaType::from_iter([Type::Number, Type::Null]);
-            object = object.property(key, described(nullable, description)).required(key);
-        }
-        object.build().into()
+        metrics_object().build().into()
     }
+}
+
+fn metrics_object() -> ObjectBuilder {
+    let mut object = ObjectBuilder::new().description(Some(
+        "Divergence between engine and reference. Undefined (no tokens, too few for a correlation, no spread) is null.",
+    ));
+    for (key, description) in COUNTS {
+        object = object.property(key, described(Type::Integer.into(), description)).required(key);
+    }
+    for (key, description) in NUMBERS {
+        let nullable = SchemaType::from_iter([Type::Number, Type::Null]);
+        object = object.property(key, described(nullable, description)).required(key);
+    }
+    object
 }
 
 impl ToSchema for MetricsDocument {
     fn name() -> std::borrow::Cow<'static, str> {
         "Metrics".into()
+    }
+}
+
+/// `MetricsDocument` with the intervals of `plumbline_divergence::ClusteredSums`.
+pub(crate) struct MetricsWithIntervalsDocument;
+
+impl PartialSchema for MetricsWithIntervalsDocument {
+    fn schema() -> RefOr<Schema> {
+        let intervals = ClusteredSums::default().intervals();
+        let mut object = metrics_object();
+        for key in intervals.into_keys() {
+            let interval = ObjectBuilder::new()
+                .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+                .description(Some("95 % interval clustered by sequence; null for fewer than two sequences."))
+                .property("low", described(Type::Number.into(), "Lower end."))
+                .required("low")
+                .property("high", described(Type::Number.into(), "Upper end."))
+                .required("high");
+            object = object.property(key, interval).required(key);
+        }
+        object.build().into()
+    }
+}
+
+impl ToSchema for MetricsWithIntervalsDocument {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "MetricsWithIntervals".into()
     }
 }
 
@@ -135,12 +170,13 @@ fn described(schema_type: SchemaType, description: &str) -> Object {
 #[cfg(test)]
 mod tests {
     use plumbline_core::{Sampling, SkipCounts};
-    use plumbline_divergence::{Metrics, importance_weights};
+    use plumbline_divergence::{Interval, Metrics, PooledSums, importance_weights};
     use serde::Serialize;
     use serde_json::Value;
 
     use super::*;
     use crate::body::SamplingParameters;
+    use crate::run_view::{IntervalDocument, MetricsWithIntervals};
     use crate::verification::ImportanceWeightsDocument;
 
     fn assert_describes<D: PartialSchema>(value: &impl Serialize) {
@@ -156,6 +192,8 @@ mod tests {
     #[test]
     fn documents_have_the_keys_of_what_they_describe() {
         assert_describes::<MetricsDocument>(&Metrics::default());
+        assert_describes::<MetricsWithIntervalsDocument>(&MetricsWithIntervals::of(&PooledSums::default()));
+        assert_describes::<IntervalDocument>(&Interval { low: 0.0, high: 1.0 });
         assert_describes::<SkippedDocument>(&SkipCounts::default());
         assert_describes::<SamplingParameters>(&Sampling::default());
         let comparison = plumbline_divergence::SequenceComparison {

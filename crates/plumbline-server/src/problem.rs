@@ -46,6 +46,8 @@ codes! {
     BodyInterrupted = "body_interrupted", BAD_REQUEST, "The body ended before it was complete";
     Unauthorized = "unauthorized", UNAUTHORIZED, "An API key is required";
     NotFound = "not_found", NOT_FOUND, "There is no such route";
+    RunNotFound = "run_not_found", NOT_FOUND, "There is no such run";
+    SequenceNotFound = "sequence_not_found", NOT_FOUND, "There is no such sequence";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The route does not have this method";
     PolicyVersionUnavailable = "policy_version_unavailable", CONFLICT, "The policy version is not resident";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";

@@ -11,8 +11,10 @@ use tokio::sync::watch;
 
 use crate::body::RequestLimits;
 use crate::config::Config;
+use crate::floors::NoiseFloors;
 use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
+use crate::sequences::SequenceStore;
 use crate::weights::Weights;
 
 /// How soon a client may look again while the reference loads.
@@ -28,6 +30,10 @@ pub(crate) struct AppState {
     pub(crate) scheduler: Scheduler,
     pub(crate) metrics: ServiceMetrics,
     pub(crate) weights: Weights,
+    /// The noise floors that were measured.
+    pub(crate) floors: NoiseFloors,
+    /// Recent sequences, token by token.
+    pub(crate) sequences: SequenceStore,
     /// The OpenAPI document, serialised.
     pub(crate) openapi: Bytes,
     /// Turns true when the server starts to drain.
@@ -53,7 +59,18 @@ impl AppState {
         openapi: Bytes,
         drain: watch::Receiver<bool>,
     ) -> Self {
-        Self { config, scheduler, metrics, weights, openapi, drain, registry, resident: OnceLock::new() }
+        Self {
+            config,
+            scheduler,
+            metrics,
+            weights,
+            floors: NoiseFloors::default(),
+            sequences: SequenceStore::default(),
+            openapi,
+            drain,
+            registry,
+            resident: OnceLock::new(),
+        }
     }
 
     /// How long a request waits for a version of the weights that is not there yet.

@@ -1,10 +1,12 @@
 //! From scored rollouts to the answer: comparison, metrics, verdicts, and what they add to the counters.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use plumbline_core::{LogprobsMode, ReferenceInfo, Rollout, SkipCounts, TokenScores};
 use plumbline_divergence::{
-    ImportanceWeights, Metrics, SequenceComparison, TokenComparison, VerdictLevels, compare, importance_weights,
+    FloorCurve, ImportanceWeights, Judgement, Metrics, SequenceComparison, SequenceSummary, SufficientStatistics,
+    TokenComparison, VerdictLevels, compare, importance_weights,
 };
 use plumbline_scheduler::SequenceOutcome;
 use serde::Serialize;
@@ -12,18 +14,22 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::body::{LogprobsModeName, Verification};
+use crate::floors::NoiseFloors;
 use crate::metrics::Observation;
 use crate::openapi::{MetricsDocument, SkippedDocument};
 use crate::problem::{Code, FieldError, Problem};
+use crate::sequences::StoredSequence;
 
 /// Printed beside signed numbers.
-const SIGN: &str = "reference_logprob - engine_logprob, in nats";
+pub(crate) const SIGN: &str = "reference_logprob - engine_logprob, in nats";
 
 /// An answer that is ready to be sent, and what it adds to the counters once it is.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) json: Vec<u8>,
     pub(crate) observation: Observation,
+    /// Its sequences, without the name under which the run is kept.
+    pub(crate) sequences: Vec<StoredSequence>,
 }
 
 /// Result of a verification.
@@ -78,6 +84,9 @@ pub(crate) struct SequenceResponse<'a> {
     /// `consistent`, `suspect`, `divergent`, or `insufficient` where too few tokens were compared.
     #[schema(example = "consistent")]
     verdict: &'static str,
+    /// What the verdict rests on, for people.
+    #[schema(example = "mean |d| is 1.043 times the noise floor; suspect above 2.5, divergent above 5")]
+    verdict_reason: String,
     /// Over its compared tokens.
     #[schema(value_type = MetricsDocument)]
     metrics: Metrics,
@@ -137,6 +146,7 @@ pub(crate) fn answer(
     verification: &Verification,
     outcomes: Vec<SequenceOutcome>,
     levels: &VerdictLevels,
+    floors: &NoiseFloors,
 ) -> Result<Answer, Problem> {
     let rollouts = &verification.rollouts;
     let scored = all_scored(rollouts, outcomes)?;
@@ -149,19 +159,32 @@ pub(crate) fn answer(
 
     let mut observation = Observation::default();
     let mut skipped = SkipCounts::default();
+    let mut pooled = SufficientStatistics::default();
     let mut sequences = Vec::with_capacity(rollouts.len());
     for ((rollout, comparison), scored) in rollouts.iter().zip(&comparisons).zip(&scored) {
-        let metrics = Metrics::of(std::slice::from_ref(comparison));
-        let verdict = levels.judge(&metrics);
-        observation.add(comparison, verdict);
+        let mut statistics = SufficientStatistics::default();
+        statistics.observe_sequence_with_floor(comparison, floor_of(floors, rollout, &scored.reference).as_ref());
+        let Judgement { verdict, reason } = levels.judge(&statistics);
+        let metrics = Metrics::with_values(&statistics, std::slice::from_ref(comparison));
+        let policy_version = common_version(scored.references.iter());
+        pooled.merge(&statistics);
         skipped.merge(&comparison.skipped);
+        let summary = SequenceSummary {
+            statistics,
+            skipped: comparison.skipped,
+            verdict: Some(verdict),
+            policy_version: policy_version.map(str::to_owned),
+            worker: verification.worker.clone(),
+        };
+        observation.add(comparison, summary);
         sequences.push(SequenceResponse {
             id: &rollout.id,
             verdict: verdict.as_str(),
+            verdict_reason: reason,
             metrics,
             skipped: comparison.skipped,
             logprobs_mode: rollout.logprobs_mode,
-            policy_version: common_version(scored.references.iter()),
+            policy_version,
             tokens: verification.include_tokens.then(|| TokensResponse::of(comparison)),
             importance_weights: verification.include_importance_weights.then(|| importance_weights(comparison)),
         });
@@ -182,13 +205,43 @@ pub(crate) fn answer(
         },
         logprobs_mode: common_mode(rollouts),
         log_ratio_sign: SIGN,
-        metrics: Metrics::of(&comparisons),
+        metrics: Metrics::with_values(&pooled, &comparisons),
         skipped,
         sequences,
     };
     let json = serde_json::to_vec(&response)
         .map_err(|error| Problem::internal(Code::Internal, "the answer cannot be serialised", &error))?;
-    Ok(Answer { json, observation })
+    let shown: Vec<_> = response
+        .sequences
+        .into_iter()
+        .map(|one| (one.verdict, one.verdict_reason, one.metrics, one.policy_version.map(str::to_owned)))
+        .collect();
+    let at = SystemTime::now();
+    let stored =
+        shown.into_iter().zip(comparisons).map(|((verdict, verdict_reason, metrics, policy_version), comparison)| {
+            StoredSequence {
+                id: format!("seq_{}", Uuid::now_v7().simple()),
+                run: String::new(),
+                engine: verification.engine.clone(),
+                worker: verification.worker.clone(),
+                policy_version,
+                at,
+                verdict,
+                verdict_reason,
+                metrics,
+                comparison,
+            }
+        });
+    let sequences = stored.collect();
+    Ok(Answer { json, observation, sequences })
+}
+
+/// What a faithful engine would show on a rollout: the floor of the version that scored it (the first, if several did), at the
+/// temperature of its logprobs.
+fn floor_of(floors: &NoiseFloors, rollout: &Rollout, reference: &ReferenceInfo) -> Option<FloorCurve> {
+    let floor = floors.of(&reference.policy_version)?;
+    let raw = rollout.logprobs_mode == LogprobsMode::Raw || rollout.sampling.is_greedy();
+    Some(floor.curve.at_temperature(if raw { 1.0 } else { rollout.sampling.temperature }))
 }
 
 /// A rollout's scores and the versions that they are of.

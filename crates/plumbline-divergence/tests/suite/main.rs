@@ -4,6 +4,7 @@
 
 mod drift;
 mod fixtures;
+mod floors;
 mod intervals;
 mod oracle;
 mod properties;

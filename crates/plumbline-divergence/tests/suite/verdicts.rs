@@ -1,8 +1,6 @@
 //! The default levels on what a real engine answered: with the reference's weights, and with stale ones.
 
-use std::slice;
-
-use plumbline_divergence::{Metrics, Verdict, VerdictLevels};
+use plumbline_divergence::{SequenceComparison, SufficientStatistics, Verdict, VerdictLevels};
 
 use crate::fixtures::cases;
 
@@ -11,10 +9,14 @@ fn judge(recording: &str, min_tokens: u64) -> (Verdict, Vec<Verdict>) {
     let levels = VerdictLevels::default();
     let [case] = <[_; 1]>::try_from(cases(recording)).ok().unwrap();
     let comparisons = case.comparisons();
-    let single = comparisons.iter().map(|comparison| Metrics::of(slice::from_ref(comparison)));
-    let verdicts =
-        single.filter(|metrics| metrics.tokens >= min_tokens).map(|metrics| levels.judge(&metrics)).collect();
-    (levels.judge(&Metrics::of(&comparisons)), verdicts)
+    let statistics = |comparisons: &[SequenceComparison]| {
+        let mut statistics = SufficientStatistics::default();
+        comparisons.iter().for_each(|comparison| statistics.observe_sequence(comparison));
+        statistics
+    };
+    let single = comparisons.iter().map(|comparison| statistics(std::slice::from_ref(comparison)));
+    let verdicts = single.filter(|own| own.tokens >= min_tokens).map(|own| levels.judge(&own).verdict).collect();
+    (levels.judge(&statistics(&comparisons)).verdict, verdicts)
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) struct RequestLimits {
 pub(crate) struct Verification {
     pub(crate) run: String,
     pub(crate) engine: String,
+    /// Who sampled, if the sender said so.
+    pub(crate) worker: Option<String>,
     pub(crate) rollouts: Vec<Rollout>,
     /// The versions of the weights that the rollouts ask for, each once.
     pub(crate) wanted: Vec<Wanted>,
@@ -90,6 +92,7 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     Ok(Verification {
         run: request.run,
         engine: shared.engine,
+        worker: request.worker,
         rollouts,
         wanted,
         include_tokens: request.include.contains(&Include::Tokens),

@@ -42,6 +42,9 @@ impl Config {
         let mut report = |key, reason: String| problems.push((key, reason));
 
         for (key, level) in [
+            ("verdict_floor_suspect", self.verdict_floor_suspect),
+            ("verdict_floor_divergent", self.verdict_floor_divergent),
+            ("verdict_negligible_mae_nats", self.verdict_negligible_mae_nats),
             ("verdict_mae_suspect_nats", self.verdict_mae_suspect_nats),
             ("verdict_mae_divergent_nats", self.verdict_mae_divergent_nats),
             ("verdict_kl_k3_suspect_nats", self.verdict_kl_k3_suspect_nats),
@@ -51,11 +54,27 @@ impl Config {
                 report(key, "must be a finite number above 0".into());
             }
         }
+        if !(self.verdict_significance.is_finite() && self.verdict_significance >= 0.0) {
+            report("verdict_significance", "must be a finite number of at least 0".into());
+        }
+        if self.verdict_floor_divergent < self.verdict_floor_suspect {
+            report("verdict_floor_divergent", "must not be below verdict_floor_suspect".into());
+        }
         if self.verdict_mae_divergent_nats < self.verdict_mae_suspect_nats {
             report("verdict_mae_divergent_nats", "must not be below verdict_mae_suspect_nats".into());
         }
         if self.verdict_kl_k3_divergent_nats < self.verdict_kl_k3_suspect_nats {
             report("verdict_kl_k3_divergent_nats", "must not be below verdict_kl_k3_suspect_nats".into());
+        }
+        if let Err(error) = self.drift().validate() {
+            let key = match error.key {
+                "mean_run_length" => "drift_mean_run_length",
+                "baseline_sequences" => "drift_baseline_sequences",
+                // The cap has no key of its own: the tolerance has come too near to it.
+                _ => "drift_tolerance",
+            };
+            let expected = if error.key == "cap" { "below 4" } else { error.expected };
+            report(key, format!("must be {expected}"));
         }
         if self.max_queue_tokens < self.max_batch_tokens {
             report("max_queue_tokens", "must not be below max_batch_tokens, or no batch could ever fill".into());
@@ -113,6 +132,12 @@ mod tests {
     fn each_bad_value_is_named() {
         assert_eq!(keys(|c| c.window_seconds = 0), ["window_seconds"]);
         assert_eq!(keys(|c| c.max_body_bytes = 10), ["max_body_bytes"]);
+        assert_eq!(keys(|c| c.verdict_floor_suspect = 0.0), ["verdict_floor_suspect"]);
+        assert_eq!(keys(|c| c.verdict_floor_divergent = 2.0), ["verdict_floor_divergent"]);
+        assert_eq!(keys(|c| c.verdict_significance = -1.0), ["verdict_significance"]);
+        assert_eq!(keys(|c| c.drift_mean_run_length = 0.0), ["drift_mean_run_length"]);
+        assert_eq!(keys(|c| c.drift_tolerance = 4.0), ["drift_tolerance"]);
+        assert_eq!(keys(|c| c.drift_baseline_sequences = 1), ["drift_baseline_sequences"]);
         assert_eq!(keys(|c| c.verdict_mae_suspect_nats = f64::NAN), ["verdict_mae_suspect_nats"]);
         assert_eq!(keys(|c| c.verdict_mae_suspect_nats = 0.2), ["verdict_mae_divergent_nats"]);
         assert_eq!(keys(|c| c.verdict_kl_k3_divergent_nats = 1e-4), ["verdict_kl_k3_divergent_nats"]);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use plumbline_core::{ComputeDevices, FloatType, Kernels};
-use plumbline_divergence::{MonitorConfig, VerdictLevels};
+use plumbline_divergence::{DriftConfig, MonitorConfig, VerdictLevels};
 use plumbline_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -95,14 +95,29 @@ pub struct Config {
 
     /// Compared tokens below which the verdict is `insufficient`.
     pub verdict_min_tokens: u64,
-    /// Mean |d| in nats above which the verdict is `suspect`.
+    /// Multiple of the noise floor above which the verdict is `suspect`.
+    pub verdict_floor_suspect: f64,
+    /// Multiple of the noise floor above which the verdict is `divergent`.
+    pub verdict_floor_divergent: f64,
+    /// Standard errors by which a multiple has to be above 1 to count.
+    pub verdict_significance: f64,
+    /// Mean |d| in nats up to which a multiple does not count.
+    pub verdict_negligible_mae_nats: f64,
+    /// Mean |d| in nats above which the verdict is `suspect` where no noise floor is known.
     pub verdict_mae_suspect_nats: f64,
-    /// Mean |d| in nats above which the verdict is `divergent`.
+    /// Mean |d| in nats above which the verdict is `divergent` where no noise floor is known.
     pub verdict_mae_divergent_nats: f64,
-    /// Mean k3 in nats above which the verdict is `suspect`.
+    /// Mean k3 in nats above which the verdict is `suspect` where no noise floor is known.
     pub verdict_kl_k3_suspect_nats: f64,
-    /// Mean k3 in nats above which the verdict is `divergent`.
+    /// Mean k3 in nats above which the verdict is `divergent`; with a noise floor, only where the multiple is significant.
     pub verdict_kl_k3_divergent_nats: f64,
+
+    /// Least mean number of sequences between two false alarms of a drift detector.
+    pub drift_mean_run_length: f64,
+    /// Factor by which a level may change without being drift.
+    pub drift_tolerance: f64,
+    /// Sequences from which a detector learns the level of a run and engine.
+    pub drift_baseline_sequences: u64,
 
     /// Seconds in which everything admitted is answered after SIGTERM.
     pub drain_seconds: u64,
@@ -137,7 +152,7 @@ pub enum LogFormat {
 
 impl Default for Config {
     fn default() -> Self {
-        let levels = VerdictLevels::default();
+        let (levels, drift) = (VerdictLevels::default(), DriftConfig::default());
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             model: None,
@@ -170,10 +185,17 @@ impl Default for Config {
             max_label_sets: 200,
             label_idle_seconds: 3600,
             verdict_min_tokens: levels.min_tokens,
+            verdict_floor_suspect: levels.floor_suspect,
+            verdict_floor_divergent: levels.floor_divergent,
+            verdict_significance: levels.significance,
+            verdict_negligible_mae_nats: levels.mae_negligible,
             verdict_mae_suspect_nats: levels.mae_suspect,
             verdict_mae_divergent_nats: levels.mae_divergent,
             verdict_kl_k3_suspect_nats: levels.kl_k3_suspect,
             verdict_kl_k3_divergent_nats: levels.kl_k3_divergent,
+            drift_mean_run_length: drift.mean_run_length,
+            drift_tolerance: drift.tolerance,
+            drift_baseline_sequences: drift.baseline_sequences,
             drain_seconds: 30,
             log_format: LogFormat::Text,
             no_auth: false,
@@ -216,6 +238,18 @@ impl Config {
             slices: self.window_slices,
             max_groups: self.max_label_sets,
             idle_expiry: Duration::from_secs(self.label_idle_seconds),
+            drift: self.drift(),
+        }
+    }
+
+    /// The settings of drift detectors.
+    #[must_use]
+    pub fn drift(&self) -> DriftConfig {
+        DriftConfig {
+            mean_run_length: self.drift_mean_run_length,
+            tolerance: self.drift_tolerance,
+            baseline_sequences: self.drift_baseline_sequences,
+            ..DriftConfig::default()
         }
     }
 
@@ -224,6 +258,10 @@ impl Config {
     pub fn verdict_levels(&self) -> VerdictLevels {
         VerdictLevels {
             min_tokens: self.verdict_min_tokens,
+            floor_suspect: self.verdict_floor_suspect,
+            floor_divergent: self.verdict_floor_divergent,
+            significance: self.verdict_significance,
+            mae_negligible: self.verdict_negligible_mae_nats,
             mae_suspect: self.verdict_mae_suspect_nats,
             mae_divergent: self.verdict_mae_divergent_nats,
             kl_k3_suspect: self.verdict_kl_k3_suspect_nats,

@@ -1,11 +1,12 @@
 //! Divergence per run and engine: gauges over a sliding window, and the monotone sums behind them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_core::{SkipCounts, SkipReason};
 use plumbline_divergence::{
-    DeltaHistogram, GroupKey, Monitor, MonitorConfig, SequenceComparison, SufficientStatistics, Verdict,
+    CAUSE_CODES, DeltaHistogram, DriftUpdate, GroupKey, GroupSummary, GroupView, Monitor, MonitorConfig,
+    SequenceComparison, SequenceSummary, SufficientStatistics, Verdict,
 };
 use prometheus::core::Collector;
 use prometheus::{
@@ -17,20 +18,16 @@ use super::names::{self, COUNTERS, ExtraLabel, GAUGES, GROUP_LABELS};
 /// What one answered request adds.
 #[derive(Debug, Default)]
 pub(crate) struct Observation {
-    statistics: SufficientStatistics,
+    sequences: Vec<SequenceSummary>,
     abs_log_ratios: Vec<f64>,
-    skipped: SkipCounts,
-    verdicts: Vec<Verdict>,
 }
 
 impl Observation {
-    /// Adds one sequence.
-    pub(crate) fn add(&mut self, sequence: &SequenceComparison, verdict: Verdict) {
-        self.statistics.observe_sequence(sequence);
-        let compared = sequence.tokens.iter().filter_map(|token| token.compared());
+    /// Adds one sequence: its tokens, and its summary.
+    pub(crate) fn add(&mut self, comparison: &SequenceComparison, summary: SequenceSummary) {
+        let compared = comparison.tokens.iter().filter_map(|token| token.compared());
         self.abs_log_ratios.extend(compared.map(|(engine, reference)| (reference - engine).abs()));
-        self.skipped.merge(&sequence.skipped);
-        self.verdicts.push(verdict);
+        self.sequences.push(summary);
     }
 }
 
@@ -40,6 +37,7 @@ pub(crate) struct DivergenceMetrics {
     registry: Registry,
     model_name: String,
     started: Instant,
+    started_at: SystemTime,
     /// Held while counters move and while a scrape reads, so that gauges and counters of one scrape are of one moment.
     /// Never held across an await.
     monitor: Mutex<Monitor>,
@@ -47,16 +45,18 @@ pub(crate) struct DivergenceMetrics {
     gauges: Vec<GaugeVec>,
     /// The family of each of [`COUNTERS`].
     counters: Vec<CounterVec>,
+    drift_score: GaugeVec,
     abs_log_ratio: HistogramVec,
     skipped: IntCounterVec,
     sequences: IntCounterVec,
+    diagnoses: IntCounterVec,
 }
 
 impl DivergenceMetrics {
     /// Registers everything, with the series of the group `other`.
     ///
     /// # Errors
-    /// A name that the registry already has.
+    /// A name that the registry already has, or drift settings without meaning.
     pub(crate) fn register(registry: &Registry, config: MonitorConfig, model_name: &str) -> prometheus::Result<Self> {
         let gauges = GAUGES.iter().map(|spec| (spec.name, spec.help, spec.label));
         let counters = COUNTERS.iter().map(|spec| (spec.name, spec.help, spec.label));
@@ -64,6 +64,10 @@ impl DivergenceMetrics {
         let options = HistogramOpts::new(name, help).buckets(DeltaHistogram::BOUNDS.to_vec());
         let abs_log_ratio = HistogramVec::new(options, &GROUP_LABELS)?;
         registry.register(Box::new(abs_log_ratio.clone()))?;
+        let (name, help) = names::DRIFT_SCORE;
+        let drift_score = GaugeVec::new(Opts::new(name, help), &GROUP_LABELS)?;
+        registry.register(Box::new(drift_score.clone()))?;
+        let monitor = Monitor::new(config).map_err(|error| prometheus::Error::Msg(error.to_string()))?;
         let labelled = |(name, help): names::Described, label| -> prometheus::Result<IntCounterVec> {
             let family = IntCounterVec::new(Opts::new(name, help), &label_names(Some((label, ""))))?;
             registry.register(Box::new(family.clone()))?;
@@ -73,25 +77,65 @@ impl DivergenceMetrics {
             registry: registry.clone(),
             model_name: model_name.to_owned(),
             started: Instant::now(),
-            monitor: Mutex::new(Monitor::new(config)),
+            started_at: SystemTime::now(),
+            monitor: Mutex::new(monitor),
             gauges: families(registry, gauges, GaugeVec::new)?,
             counters: families(registry, counters, CounterVec::new)?,
+            drift_score,
             abs_log_ratio,
             skipped: labelled(names::TOKENS_SKIPPED, "reason")?,
             sequences: labelled(names::SEQUENCES, "verdict")?,
+            diagnoses: labelled(names::DIAGNOSES, "cause")?,
         };
         metrics.count(&GroupKey::other(), &Observation::default());
+        metrics.count_causes(&GroupKey::other(), &[]);
         Ok(metrics)
     }
 
-    /// Counts an answered request.
-    pub(crate) fn observe(&self, run: &str, engine: &str, observation: &Observation) {
+    /// Counts an answered request, and says under which names.
+    pub(crate) fn observe(&self, run: &str, engine: &str, observation: &Observation) -> GroupKey {
         let now = self.started.elapsed();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
         let group = monitor.resolve(now, run, engine);
         self.count(&group, observation);
-        monitor.observe(now, &group, &observation.statistics);
+        self.count_causes(&group, &[]);
+        for update in monitor.observe(now, &group, &observation.sequences) {
+            log_drift(&group, &update);
+        }
+        group
+    }
+
+    /// Counts diagnosed sequences by the cause that was ranked first. A code that is not one of [`CAUSE_CODES`] is a defect and
+    /// counts as `unknown`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "called by whoever diagnoses"))]
+    pub(crate) fn count_diagnoses(&self, run: &str, engine: &str, causes: &[&'static str]) {
+        let now = self.started.elapsed();
+        let mut monitor = self.lock();
+        self.expire(&mut monitor, now);
+        let group = monitor.resolve(now, run, engine);
+        let known = |cause: &&'static str| {
+            debug_assert!(CAUSE_CODES.contains(cause), "{cause} is no cause");
+            if CAUSE_CODES.contains(cause) { *cause } else { "unknown" }
+        };
+        let causes: Vec<_> = causes.iter().map(known).collect();
+        self.count_causes(&group, &causes);
+        monitor.count_diagnoses(now, &group, &causes);
+    }
+
+    /// The groups that have seen something.
+    pub(crate) fn groups(&self) -> Vec<GroupSummary> {
+        self.lock().list(self.started.elapsed())
+    }
+
+    /// Everything that is known of a run, one view per engine; empty for a run that is not known.
+    pub(crate) fn view(&self, run: &str) -> Vec<GroupView> {
+        self.lock().view(self.started.elapsed(), run)
+    }
+
+    /// The time of day of a time in a view.
+    pub(crate) fn time_of(&self, since_start: Duration) -> SystemTime {
+        self.started_at + since_start
     }
 
     /// Everything in the registry as Prometheus text, with gauges of this moment.
@@ -102,7 +146,8 @@ impl DivergenceMetrics {
         let now = self.started.elapsed();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
-        for (group, statistics) in monitor.snapshot(now) {
+        for GroupSummary { key: group, window: statistics, drift_score, .. } in monitor.gauges(now) {
+            self.drift_score.with_label_values(&self.labels(&group, None)).set(drift_score.unwrap_or(f64::NAN));
             for (spec, family) in GAUGES.iter().zip(&self.gauges) {
                 let value = (spec.value)(&statistics).unwrap_or(f64::NAN);
                 family.with_label_values(&self.labels(&group, spec.label)).set(value);
@@ -118,7 +163,13 @@ impl DivergenceMetrics {
     }
 
     fn count(&self, group: &GroupKey, observation: &Observation) {
-        let sums = observation.statistics.counters();
+        let mut statistics = SufficientStatistics::default();
+        let mut skipped = SkipCounts::default();
+        for sequence in &observation.sequences {
+            statistics.merge(&sequence.statistics);
+            skipped.merge(&sequence.skipped);
+        }
+        let sums = statistics.counters();
         for ((spec, family), (field, value)) in COUNTERS.iter().zip(&self.counters).zip(sums) {
             debug_assert_eq!(spec.field, field, "COUNTERS lists the statistics in their order");
             family.with_label_values(&self.labels(group, spec.label)).inc_by(value);
@@ -128,12 +179,19 @@ impl DivergenceMetrics {
         histogram.flush();
         for reason in SkipReason::ALL {
             let labels = self.labels(group, Some(("reason", reason.as_str())));
-            self.skipped.with_label_values(&labels).inc_by(observation.skipped.get(reason));
+            self.skipped.with_label_values(&labels).inc_by(skipped.get(reason));
         }
         for verdict in Verdict::ALL {
-            let count = observation.verdicts.iter().filter(|own| **own == verdict).count();
+            let count = observation.sequences.iter().filter(|own| own.verdict == Some(verdict)).count();
             let labels = self.labels(group, Some(("verdict", verdict.as_str())));
             self.sequences.with_label_values(&labels).inc_by(count as u64);
+        }
+    }
+
+    fn count_causes(&self, group: &GroupKey, causes: &[&str]) {
+        for cause in CAUSE_CODES {
+            let count = causes.iter().filter(|own| **own == cause).count();
+            self.diagnoses.with_label_values(&self.labels(group, Some(("cause", cause)))).inc_by(count as u64);
         }
     }
 
@@ -148,6 +206,10 @@ impl DivergenceMetrics {
             for (spec, family) in COUNTERS.iter().zip(&self.counters) {
                 let _ = family.remove_label_values(&self.labels(&group, spec.label));
             }
+            let _ = self.drift_score.remove_label_values(&self.labels(&group, None));
+            for cause in CAUSE_CODES {
+                let _ = self.diagnoses.remove_label_values(&self.labels(&group, Some(("cause", cause))));
+            }
             let _ = self.abs_log_ratio.remove_label_values(&self.labels(&group, None));
             for reason in SkipReason::ALL {
                 let _ = self.skipped.remove_label_values(&self.labels(&group, Some(("reason", reason.as_str()))));
@@ -161,6 +223,26 @@ impl DivergenceMetrics {
     fn labels<'a>(&'a self, group: &'a GroupKey, extra: ExtraLabel) -> Vec<&'a str> {
         let own = [group.run.as_str(), group.engine.as_str(), self.model_name.as_str()];
         own.into_iter().chain(extra.map(|(_, value)| value)).collect()
+    }
+}
+
+/// Says in the log what drift began or ended.
+fn log_drift(group: &GroupKey, update: &DriftUpdate) {
+    let (run, engine) = (&group.run, &group.engine);
+    match update {
+        DriftUpdate::Began(event) => tracing::warn!(
+            run,
+            engine,
+            direction = ?event.direction,
+            kind = ?event.kind,
+            size = event.size,
+            policy_version = event.policy_version,
+            sequence = event.began_sequence,
+            "the level of |d| changed"
+        ),
+        DriftUpdate::Ended(event) => {
+            tracing::info!(run, engine, direction = ?event.direction, kind = ?event.kind, "a change of the level of |d| is over");
+        }
     }
 }
 

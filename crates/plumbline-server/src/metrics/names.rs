@@ -64,6 +64,12 @@ pub(super) const ABS_LOG_RATIO: Described =
     ("plumbline_abs_log_ratio_nats", "|d| of compared tokens, d = reference logprob - engine logprob.");
 pub(super) const TOKENS_SKIPPED: Described =
     ("plumbline_tokens_skipped_total", "Completion tokens that enter no sum, by reason.");
+pub(super) const DRIFT_SCORE: Described = (
+    "plumbline_drift_score",
+    "Evidence that the level of |d| changed, relative to what raises an alarm: 1 and above = alarm. NaN for run=\"other\", where streams mix.",
+);
+pub(super) const DIAGNOSES: Described =
+    ("plumbline_diagnosis_total", "Diagnosed sequences by the cause that was ranked first.");
 pub(super) const SEQUENCES: Described = ("plumbline_sequences_total", "Answered sequences by verdict.");
 
 /// A value of its own within a family, beside [`GROUP_LABELS`].
@@ -92,7 +98,7 @@ const OUTSIDE_HELP: &str =
     "Fraction of tokens whose importance ratio exp(d) lies outside the band, d = reference - engine (sliding window).";
 
 /// The divergence gauges of DESIGN, over the sliding window of each run and engine.
-pub(super) const GAUGES: [GaugeSpec; 19] = [
+pub(super) const GAUGES: [GaugeSpec; 21] = [
     gauge(
         "plumbline_logprob_mae_nats",
         None,
@@ -132,6 +138,18 @@ pub(super) const GAUGES: [GaugeSpec; 19] = [
     gauge("plumbline_ratio_outside_ratio", Some(("band", "0.5-2")), OUTSIDE_HELP, |s| s.ratio_outside_0_5_2()),
     gauge("plumbline_ratio_outside_ratio", Some(("band", "0.5-5")), OUTSIDE_HELP, |s| s.ratio_outside_0_5_5()),
     gauge("plumbline_ratio_outside_ratio", Some(("band", "0.0001-inf")), OUTSIDE_HELP, |s| s.ratio_below_1e_4()),
+    gauge(
+        "plumbline_noise_floor_nats",
+        None,
+        "Mean |d| that a faithful bf16 engine would show on the tokens of the window (sliding window).",
+        |s| s.noise_floor(),
+    ),
+    gauge(
+        "plumbline_noise_floor_multiple",
+        None,
+        "Mean |d| over that of a faithful bf16 engine on the same tokens (sliding window).",
+        |s| s.noise_floor_multiple(),
+    ),
     gauge("plumbline_window_tokens", None, "Compared tokens in the sliding window.", |s| Some(s.tokens as f64)),
 ];
 
@@ -158,7 +176,7 @@ const fn outside(field: &'static str, band: &'static str) -> CounterSpec {
 
 /// The sums behind the gauges, from which any window and any number of replicas is exact: `rate` each, then `sum`.
 /// d = reference logprob - engine logprob in nats, rho = exp(d), exponents limited to +-20.
-pub(super) const COUNTERS: [CounterSpec; 46] = [
+pub(super) const COUNTERS: [CounterSpec; 51] = [
     counter("tokens", "plumbline_tokens_scored_total", "Compared tokens."),
     counter("sequences", "plumbline_sequences_compared_total", "Sequences with at least one compared token."),
     counter("entropy_tokens", "plumbline_entropy_tokens_total", "Compared tokens with a known entropy."),
@@ -173,6 +191,11 @@ pub(super) const COUNTERS: [CounterSpec; 46] = [
         "eos_sequences",
         "plumbline_eos_sequences_total",
         "Sequences that ended by an EOS token the reference scored.",
+    ),
+    counter(
+        "floor_tokens",
+        "plumbline_noise_floor_tokens_total",
+        "Compared tokens of which the noise floor says what to expect.",
     ),
     counter("engine_nll", "plumbline_engine_nll_sum_total", "Sum of -e, the engine's negative logprobs."),
     counter("reference_nll", "plumbline_reference_nll_sum_total", "Sum of -r, the reference's negative logprobs."),
@@ -240,6 +263,26 @@ pub(super) const COUNTERS: [CounterSpec; 46] = [
         "eos_probability",
         "plumbline_eos_probability_sum_total",
         "Sum over sequences ended by EOS of the reference's probability of it.",
+    ),
+    counter(
+        "floor_abs_delta",
+        "plumbline_noise_floor_abs_delta_sum_total",
+        "Sum of |d| over the tokens with a noise floor.",
+    ),
+    counter(
+        "floor_expected",
+        "plumbline_noise_floor_expected_sum_total",
+        "Sum of the |d| that a faithful bf16 engine would show on the tokens with a noise floor.",
+    ),
+    counter(
+        "floor_expected_squared",
+        "plumbline_noise_floor_expected_squared_sum_total",
+        "Sum of the d^2 that a faithful bf16 engine would show on the tokens with a noise floor.",
+    ),
+    counter(
+        "floor_variance",
+        "plumbline_noise_floor_variance_sum_total",
+        "Sum over sequences of the variance of a faithful bf16 engine's sum of |d|.",
     ),
 ];
 

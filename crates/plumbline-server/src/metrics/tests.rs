@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use plumbline_core::SkipCounts;
-use plumbline_divergence::{MonitorConfig, SequenceComparison, TokenComparison, Verdict};
+use plumbline_divergence::{
+    DriftConfig, FloorHead, FloorSample, MonitorConfig, NoiseFloor, SequenceComparison, SequenceSummary,
+    SufficientStatistics, TokenComparison, Verdict,
+};
 use prometheus::Registry;
 use proptest::prelude::*;
 
 use super::{DivergenceMetrics, Observation};
 
 fn monitor(max_groups: usize, idle_expiry: Duration) -> MonitorConfig {
-    MonitorConfig { window: Duration::from_secs(3600), slices: 60, max_groups, idle_expiry }
+    let drift = DriftConfig::default();
+    MonitorConfig { window: Duration::from_secs(3600), slices: 60, max_groups, idle_expiry, drift }
 }
 
 fn metrics() -> DivergenceMetrics {
@@ -39,7 +43,13 @@ fn sequence(pairs: &[(f64, f64)]) -> SequenceComparison {
 fn observation(sequences: &[Vec<(f64, f64)>]) -> Observation {
     let mut observation = Observation::default();
     for pairs in sequences {
-        observation.add(&sequence(pairs), Verdict::Consistent);
+        let comparison = sequence(pairs);
+        let mut floor = NoiseFloor::default();
+        floor.observe_sequence(FloorHead::USED, &vec![FloorSample { entropy: 1.0, abs_delta: 0.01 }; 1000]);
+        let mut statistics = SufficientStatistics::default();
+        statistics.observe_sequence_with_floor(&comparison, floor.curve(FloorHead::USED).as_ref());
+        let verdict = Some(Verdict::Consistent);
+        observation.add(&comparison, SequenceSummary { statistics, verdict, ..SequenceSummary::default() });
     }
     observation
 }
@@ -112,6 +122,9 @@ proptest! {
             let label = format!("band=\"{band}\"");
             close(get("ratio_outside_ratio", &label), get("ratio_outside_tokens_total", &label) / n, band)?;
         }
+        close(gauge("noise_floor_nats"), sum("noise_floor_expected") / get("noise_floor_tokens_total", ""), "floor")?;
+        let multiple = sum("noise_floor_abs_delta") / sum("noise_floor_expected");
+        close(gauge("noise_floor_multiple"), multiple, "multiple")?;
         let delta = sum("delta_positive") - sum("delta_negative");
         let rule = pearson(
             n,
@@ -177,4 +190,35 @@ fn names_with_quotes_and_line_breaks_stay_one_label() {
     metrics.observe("a\"b\\c", "x{y}", &observation(&[vec![(-1.0, -1.5)]]));
     let text = String::from_utf8(metrics.scrape().unwrap()).unwrap();
     assert!(text.contains(r#"plumbline_window_tokens{engine="x{y}",model_name="m",run="a\"b\\c"} 1"#), "{text}");
+}
+
+#[test]
+fn every_cause_exists_from_the_start_and_is_counted() {
+    let metrics = metrics();
+    let cause = |run: &str, engine: &str, cause: &str| {
+        let labels = format!("cause=\"{cause}\",engine=\"{engine}\",model_name=\"m\",run=\"{run}\"");
+        scrape(&metrics).get(&format!("plumbline_diagnosis_total{{{labels}}}")).copied()
+    };
+    for code in plumbline_divergence::CAUSE_CODES {
+        assert_eq!(cause("other", "other", code), Some(0.0), "{code}");
+    }
+    metrics.observe("r", "vllm", &observation(&[vec![(-1.0, -1.5)]]));
+    metrics.count_diagnoses("r", "vllm", &["stale_weights", "stale_weights", "unknown"]);
+    assert_eq!(cause("r", "vllm", "stale_weights"), Some(2.0));
+    assert_eq!(cause("r", "vllm", "unknown"), Some(1.0));
+    assert_eq!(cause("r", "vllm", "bos_missing"), Some(0.0));
+    assert_eq!(metrics.view("r")[0].diagnoses["stale_weights"], 2);
+}
+
+#[test]
+fn drift_is_scored_for_runs_and_undefined_where_they_mix() {
+    let metrics = metrics();
+    let score = || scrape(&metrics)[&format!("plumbline_drift_score{}", labels(""))];
+    metrics.observe("r", "vllm", &observation(&[vec![(-1.0, -1.005)]]));
+    assert_eq!(score(), 0.0, "half the floor");
+    let far = vec![(-1.0, -1.5); 50];
+    metrics.observe("r", "vllm", &observation(&vec![far; 50]));
+    assert!(score() >= 1.0, "50 times the floor from the start is an alarm: {}", score());
+    let series = scrape(&metrics);
+    assert!(series[r#"plumbline_drift_score{engine="other",model_name="m",run="other"}"#].is_nan());
 }

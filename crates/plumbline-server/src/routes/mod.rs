@@ -1,8 +1,11 @@
 //! The HTTP surface. Every route is registered together with its description, so the OpenAPI document cannot miss one.
 
 mod docs;
+mod noise_floor;
 mod operation;
 mod reference;
+mod runs;
+mod sequences;
 mod verifications;
 mod weights;
 
@@ -26,6 +29,10 @@ pub(crate) fn routes() -> (Router<Arc<AppState>>, OpenApi) {
     let (router, openapi) = OpenApiRouter::with_openapi(crate::openapi::base())
         .routes(routes!(verifications::create))
         .routes(routes!(reference::show))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::show))
+        .routes(routes!(sequences::list))
+        .routes(routes!(sequences::show))
         .routes(routes!(weights::update))
         .routes(routes!(weights::version))
         .routes(routes!(operation::livez))

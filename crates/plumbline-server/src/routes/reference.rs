@@ -8,6 +8,7 @@ use plumbline_core::TokenId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::noise_floor::NoiseFloorResponse;
 use crate::problem::{Problem, ProblemDocument};
 use crate::state::{AppState, loading};
 
@@ -43,9 +44,9 @@ pub(super) struct ReferenceResponse {
     /// Measured scoring speed over recent batches; null before the first.
     #[schema(required = true)]
     tokens_per_second: Option<f64>,
-    /// Divergence that a faithful engine of this model would show, in nats; null: not measured.
+    /// Divergence that a faithful bf16 engine of this model would show; null: not measured.
     #[schema(required = true)]
-    noise_floor: Option<f64>,
+    noise_floor: Option<NoiseFloorResponse>,
 }
 
 /// Limits of the model and of the server.
@@ -103,6 +104,6 @@ pub(super) async fn show(State(state): State<Arc<AppState>>) -> Result<Json<Refe
             max_queue_tokens: config.max_queue_tokens,
         },
         tokens_per_second: state.scheduler.tokens_per_second(),
-        noise_floor: None,
+        noise_floor: state.floors.of(&info.policy_version).as_deref().map(NoiseFloorResponse::of),
     }))
 }

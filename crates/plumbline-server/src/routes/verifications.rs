@@ -63,11 +63,12 @@ pub(super) async fn create(
     let ticket = admit(&state, work)?;
     let outcomes = ticket.wait().await.map_err(|ScoreError::Stopped| draining())?;
 
-    let levels = state.config.verdict_levels();
+    let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
     let (run, engine) = (verification.run.clone(), verification.engine.clone());
-    let answer = compute(tokens > INLINE_TOKENS, move || answer(&verification, outcomes, &levels)).await??;
+    let answer = compute(tokens > INLINE_TOKENS, move || answer(&verification, outcomes, &levels, &floors)).await??;
     // No await between here and the answer: what is counted was answered.
-    resident.divergence.observe(&run, &engine, &answer.observation);
+    let group = resident.divergence.observe(&run, &engine, &answer.observation);
+    state.sequences.add(answer.sequences, &group.run);
     let mut response = ([(header::CONTENT_TYPE, "application/json")], answer.json).into_response();
     response.extensions_mut().insert(ScoredTokens(tokens));
     Ok(response)

@@ -4,6 +4,7 @@ mod fake;
 mod protocol;
 mod requests;
 mod running;
+mod runs;
 mod weights;
 
 use axum::body::{Body, to_bytes};

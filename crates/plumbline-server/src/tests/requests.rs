@@ -58,7 +58,7 @@ async fn the_answer_has_its_documented_shape() {
 async fn parts_that_were_not_asked_for_are_absent() {
     let answer = Service::default().await.post(&request(&json!([sequence("a")]))).await.json();
     let keys: Vec<_> = answer["sequences"][0].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["id", "logprobs_mode", "metrics", "policy_version", "skipped", "verdict"]);
+    assert_eq!(keys, ["id", "logprobs_mode", "metrics", "policy_version", "skipped", "verdict", "verdict_reason"]);
 }
 
 #[tokio::test]

@@ -1,0 +1,261 @@
+//! What is kept of one run and engine.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use plumbline_core::SkipCounts;
+use serde::{Deserialize, Serialize};
+
+use super::points::{Keep, NamedPoint, PointSums, Split, TimePoint, Timeline};
+use super::{GroupKey, GroupSummary, MonitorConfig};
+use crate::window::Merge;
+use crate::{
+    ClusteredSums, DriftDetector, DriftEvent, DriftSample, DriftState, DriftUpdate, SlidingWindow,
+    SufficientStatistics, Verdict,
+};
+
+/// Policy versions of a group that are kept apart: the latest ones.
+const VERSIONS: usize = 64;
+/// Workers of a group that are kept apart: the first ones.
+const WORKERS: usize = 64;
+/// Drift events of a group that are kept: the latest ones.
+const EVENTS: usize = 32;
+
+/// One answered sequence, as a monitor sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SequenceSummary {
+    /// The statistics of exactly this sequence, with the noise floor if one is known.
+    pub statistics: SufficientStatistics,
+    /// Its tokens that enter no sum.
+    pub skipped: SkipCounts,
+    /// Its verdict; `None` counts nowhere.
+    pub verdict: Option<Verdict>,
+    /// Version of the weights that scored it.
+    pub policy_version: Option<String>,
+    /// Who sampled it.
+    pub worker: Option<String>,
+}
+
+/// Statistics and the sums behind their intervals.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PooledSums {
+    /// Pooled over all tokens.
+    pub statistics: SufficientStatistics,
+    /// By sequence.
+    pub clusters: ClusteredSums,
+}
+
+impl PooledSums {
+    /// Adds the statistics of exactly one sequence.
+    pub fn observe(&mut self, sequence: &SufficientStatistics) {
+        self.statistics.merge(sequence);
+        self.clusters.observe_cluster(sequence);
+    }
+}
+
+impl Merge for PooledSums {
+    fn merge(&mut self, other: &Self) {
+        self.statistics.merge(&other.statistics);
+        self.clusters.merge(&other.clusters);
+    }
+}
+
+/// A change that was detected, and how it went on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriftRecord {
+    /// The change; kind and size as they were judged last.
+    pub event: DriftEvent,
+    /// When the alarm was over; `None` while it lasts.
+    pub ended_at: Option<Duration>,
+}
+
+/// Everything that is known of one run and engine, at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupView {
+    /// Which one.
+    pub key: GroupKey,
+    /// Time of its first sequence.
+    pub first_seen: Duration,
+    /// Time of its last sequence.
+    pub last_seen: Duration,
+    /// The sliding window.
+    pub window: PooledSums,
+    /// Everything since the first sequence.
+    pub totals: PooledSums,
+    /// Tokens that entered no sum, since the first sequence.
+    pub skipped: SkipCounts,
+    /// Sequences by verdict, in the order of [`Verdict::ALL`].
+    pub verdicts: [u64; Verdict::ALL.len()],
+    /// Where the drift detector stands; `None` for `other`, where streams mix.
+    pub drift: Option<DriftState>,
+    /// The latest changes, oldest first.
+    pub events: Vec<DriftRecord>,
+    /// By time, oldest first.
+    pub timeline: Vec<TimePoint>,
+    /// By policy version, in order of appearance; the latest ones.
+    pub versions: Vec<NamedPoint>,
+    /// Sequences of earlier versions.
+    pub earlier_versions: PointSums,
+    /// By worker, in order of appearance.
+    pub workers: Vec<NamedPoint>,
+    /// Sequences of workers beyond those.
+    pub other_workers: PointSums,
+    /// Diagnosed sequences by first cause.
+    pub diagnoses: BTreeMap<&'static str, u64>,
+}
+
+/// What is kept of one run and engine: of bounded size, whatever is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) first_seen: Duration,
+    pub(super) last_seen: Duration,
+    window: SlidingWindow<PooledSums>,
+    totals: PooledSums,
+    skipped: SkipCounts,
+    verdicts: [u64; Verdict::ALL.len()],
+    drift: Option<DriftDetector>,
+    events: VecDeque<DriftRecord>,
+    timeline: Timeline,
+    versions: Split,
+    workers: Split,
+    diagnoses: BTreeMap<&'static str, u64>,
+}
+
+impl Group {
+    /// A group that has seen nothing. `drift` is a detector that has seen nothing, if one shall watch.
+    pub(super) fn new(config: &MonitorConfig, now: Duration, drift: Option<DriftDetector>) -> Self {
+        Self {
+            first_seen: now,
+            last_seen: now,
+            window: SlidingWindow::new(config.window, config.slices),
+            totals: PooledSums::default(),
+            skipped: SkipCounts::default(),
+            verdicts: [0; Verdict::ALL.len()],
+            drift,
+            events: VecDeque::new(),
+            timeline: Timeline::new(),
+            versions: Split::new(VERSIONS, Keep::Latest),
+            workers: Split::new(WORKERS, Keep::First),
+            diagnoses: BTreeMap::new(),
+        }
+    }
+
+    /// Adds sequences, in their order, and says what changed.
+    pub(super) fn observe(&mut self, now: Duration, sequences: &[SequenceSummary]) -> Vec<DriftUpdate> {
+        let mut sums = PooledSums::default();
+        let mut updates = Vec::new();
+        for sequence in sequences {
+            let statistics = &sequence.statistics;
+            self.skipped.merge(&sequence.skipped);
+            let verdict = sequence.verdict.and_then(|own| Verdict::ALL.iter().position(|verdict| *verdict == own));
+            if let Some(count) = verdict.and_then(|index| self.verdicts.get_mut(index)) {
+                *count += 1;
+            }
+            if statistics.tokens == 0 {
+                continue;
+            }
+            sums.observe(statistics);
+            self.timeline.observe(now, statistics);
+            self.versions.observe(now, sequence.policy_version.as_deref(), statistics);
+            if let Some(worker) = &sequence.worker {
+                self.workers.observe(now, Some(worker), statistics);
+            }
+            updates.extend(self.watch(now, sequence));
+        }
+        self.totals.merge(&sums);
+        self.window.observe(now, &sums);
+        updates
+    }
+
+    /// Shows one sequence to the drift detector.
+    ///
+    /// Its unit is the noise floor where one is known: that of the version that scored it. The caller sees to it that a stream,
+    /// once it has a floor, keeps having one. When the first floor arrives the unit changes, and the detector learns anew.
+    fn watch(&mut self, now: Duration, sequence: &SequenceSummary) -> Option<DriftUpdate> {
+        let statistics = &sequence.statistics;
+        let version = sequence.policy_version.as_deref();
+        let sample = match statistics.noise_floor() {
+            None => DriftSample::new(now, version, statistics.tokens, statistics.mae()?, None),
+            Some(floor) => {
+                let tokens = statistics.floor_tokens;
+                DriftSample::new(now, version, tokens, statistics.floor_abs_delta / tokens as f64, Some(floor))
+            }
+        };
+        // A mean that is not finite is no level, and a floor of 0 is none to divide by: neither says anything of drift.
+        let sample = sample.ok()?;
+        let update = self.drift.as_mut()?.observe(&sample)?;
+        self.record(now, &update);
+        Some(update)
+    }
+
+    fn record(&mut self, now: Duration, update: &DriftUpdate) {
+        match update {
+            DriftUpdate::Began(event) => {
+                if self.events.len() == EVENTS {
+                    self.events.pop_front();
+                }
+                self.events.push_back(DriftRecord { event: event.clone(), ended_at: None });
+            }
+            DriftUpdate::Ended(event) => {
+                for record in self.events.iter_mut().filter(|record| record.ended_at.is_none()) {
+                    record.ended_at = Some(now);
+                    if record.event.seen_sequence == event.seen_sequence {
+                        record.event = event.clone();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts diagnosed sequences by their first cause.
+    pub(super) fn count_diagnoses(&mut self, causes: &[&'static str]) {
+        for cause in causes {
+            *self.diagnoses.entry(cause).or_default() += 1;
+        }
+    }
+
+    /// Whether any sequence was observed, even one without a compared token.
+    pub(super) fn has_seen_something(&self) -> bool {
+        self.totals.statistics.tokens > 0 || self.verdicts.iter().any(|count| *count > 0)
+    }
+
+    pub(super) fn summary(&self, now: Duration, key: GroupKey) -> GroupSummary {
+        GroupSummary {
+            key,
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            tokens: self.totals.statistics.tokens,
+            sequences: self.totals.statistics.sequences,
+            window: self.window.snapshot(now).statistics,
+            drift_score: self.drift.as_ref().map(|drift| drift.state().score),
+        }
+    }
+
+    pub(super) fn view(&self, now: Duration, key: GroupKey) -> GroupView {
+        let drift = self.drift.as_ref().map(DriftDetector::state);
+        let mut events: Vec<_> = self.events.iter().cloned().collect();
+        if let Some(alarm) = drift.as_ref().and_then(|state| state.alarm.as_ref()) {
+            // The detector judges kind and size again while the alarm lasts.
+            for record in events.iter_mut().filter(|record| record.event.seen_sequence == alarm.seen_sequence) {
+                record.event = alarm.clone();
+            }
+        }
+        GroupView {
+            key,
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            window: self.window.snapshot(now),
+            totals: self.totals.clone(),
+            skipped: self.skipped,
+            verdicts: self.verdicts,
+            drift,
+            events,
+            timeline: self.timeline.points(),
+            versions: self.versions.points(),
+            earlier_versions: self.versions.rest(),
+            workers: self.workers.points(),
+            other_workers: self.workers.rest(),
+            diagnoses: self.diagnoses.clone(),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `GET /v1/runs` and `GET /v1/runs/{run}`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use plumbline_divergence::VerdictLevels;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::metrics::DivergenceMetrics;
+use crate::problem::{Code, Problem, ProblemDocument};
+use crate::run_view::EngineResponse;
+use crate::state::AppState;
+use crate::timestamp::rfc3339;
+use crate::verification::SIGN;
+
+/// All runs that were seen recently.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RunsResponse {
+    /// By name. A run without a sequence for `label_idle_seconds` is forgotten; beyond `max_label_sets` pairs of run and engine,
+    /// further ones share the run `other`.
+    runs: Vec<RunSummary>,
+}
+
+/// One run in the list.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RunSummary {
+    /// Its name.
+    run: String,
+    /// Its engines, by name.
+    engines: Vec<EngineSummary>,
+}
+
+/// One engine of a run in the list.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EngineSummary {
+    /// Its name.
+    engine: String,
+    /// Time of its first sequence.
+    #[schema(format = DateTime)]
+    first_seen_at: String,
+    /// Time of its last sequence.
+    #[schema(format = DateTime)]
+    last_seen_at: String,
+    /// Compared tokens since then.
+    tokens: u64,
+    /// Sequences with at least one compared token since then.
+    sequences: u64,
+    /// On the sliding window.
+    #[schema(example = "consistent")]
+    verdict: &'static str,
+    /// What the verdict rests on, for people.
+    verdict_reason: String,
+    /// Mean |d| of the window in nats.
+    #[schema(required = true)]
+    mae_logprob: Option<f64>,
+    /// The same as a multiple of the noise floor.
+    #[schema(required = true)]
+    noise_floor_multiple: Option<f64>,
+    /// Evidence of a change relative to what raises an alarm, 1 and above = alarm; null for `other`, where streams mix.
+    #[schema(required = true)]
+    drift_score: Option<f64>,
+}
+
+/// One run.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RunResponse {
+    /// Its name.
+    run: String,
+    /// The sign convention of every log ratio.
+    #[schema(example = "reference_logprob - engine_logprob, in nats")]
+    log_ratio_sign: &'static str,
+    /// Length of the sliding windows in seconds.
+    window_seconds: u64,
+    /// Its engines, by name.
+    engines: Vec<EngineResponse>,
+}
+
+/// Runs and their engines.
+#[utoipa::path(
+    get,
+    path = "/v1/runs",
+    tag = "runs",
+    responses(
+        (status = 200, body = RunsResponse),
+        (status = 401, description = "API key required", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Loading, shutting down or failed", body = ProblemDocument, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn list(State(state): State<Arc<AppState>>) -> Result<Json<RunsResponse>, Problem> {
+    let divergence = &state.resident()?.divergence;
+    let runs = summaries(divergence, &state.config.verdict_levels());
+    Ok(Json(RunsResponse { runs: runs.into_iter().map(|(run, engines)| RunSummary { run, engines }).collect() }))
+}
+
+fn summaries(divergence: &DivergenceMetrics, levels: &VerdictLevels) -> BTreeMap<String, Vec<EngineSummary>> {
+    let at = |since_start| rfc3339(divergence.time_of(since_start));
+    let mut runs: BTreeMap<String, Vec<EngineSummary>> = BTreeMap::new();
+    for group in divergence.groups() {
+        let judgement = levels.judge(&group.window);
+        runs.entry(group.key.run).or_default().push(EngineSummary {
+            engine: group.key.engine,
+            first_seen_at: at(group.first_seen),
+            last_seen_at: at(group.last_seen),
+            tokens: group.tokens,
+            sequences: group.sequences,
+            verdict: judgement.verdict.as_str(),
+            verdict_reason: judgement.reason,
+            mae_logprob: group.window.mae(),
+            noise_floor_multiple: group.window.noise_floor_multiple(),
+            drift_score: group.drift_score,
+        });
+    }
+    runs.values_mut().for_each(|engines| engines.sort_by(|a, b| a.engine.cmp(&b.engine)));
+    runs
+}
+
+pub(super) fn not_found(run: &str) -> Problem {
+    Problem::new(Code::RunNotFound, format!("there is no run {run:?}, or it has been idle for too long"))
+}
+
+/// One run: metrics per engine with intervals, verdict, drift, trends by time and by policy version, workers, causes.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}",
+    tag = "runs",
+    params(("run" = String, Path, description = "Name of the run")),
+    responses(
+        (status = 200, body = RunResponse),
+        (status = 401, description = "API key required", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "No such run", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Loading, shutting down or failed", body = ProblemDocument, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn show(
+    State(state): State<Arc<AppState>>,
+    Path(run): Path<String>,
+) -> Result<Json<RunResponse>, Problem> {
+    let divergence = &state.resident()?.divergence;
+    let levels = state.config.verdict_levels();
+    let views = divergence.view(&run);
+    if views.is_empty() {
+        return Err(not_found(&run));
+    }
+    let at = |since_start| rfc3339(divergence.time_of(since_start));
+    let mut engines: Vec<_> = views.into_iter().map(|view| EngineResponse::of(view, &levels, &at)).collect();
+    engines.sort_by(|a, b| a.engine.cmp(&b.engine));
+    Ok(Json(RunResponse { run, log_ratio_sign: SIGN, window_seconds: state.config.window_seconds, engines }))
+}
