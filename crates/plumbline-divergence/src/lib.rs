@@ -11,9 +11,9 @@
 //! (reference over engine) and `rho_t = exp(d_t)` the importance ratio, in nats and f64. Samples come from the engine, so
 //! every mean below is an expectation under the engine.
 
-mod causes;
 mod clustered;
 mod comparison;
+mod diagnosis;
 mod drift;
 mod gauges;
 mod histogram;
@@ -29,9 +29,12 @@ mod verdict;
 mod weights;
 mod window;
 
-pub use causes::CAUSE_CODES;
 pub use clustered::{ClusteredSums, Interval, RatioSums};
 pub use comparison::{CompareError, SequenceComparison, TokenComparison, compare};
+pub use diagnosis::{
+    Cause, Diagnosis, DiagnosisConfig, DiagnosisInput, Finding, Floor, ModelFacts, ProbeError, Prober, RunDiagnosis,
+    RunSequence, SequenceDiagnosis, SuspectSequence, diagnose,
+};
 pub use drift::{
     DriftConfig, DriftConfigError, DriftDetector, DriftDirection, DriftEvent, DriftKind, DriftMemory, DriftSample,
     DriftSampleError, DriftState, DriftUnit, DriftUpdate,

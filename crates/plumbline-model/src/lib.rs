@@ -9,6 +9,7 @@
 //! - `text`: tokens' text and the prompts of chats;
 //! - `hub`: models of the Hugging Face hub and their cache; `locate`: whether a name is a path or a hub id;
 //! - `selfcheck`: the same weights in another implementation, as a second opinion;
+//! - `variants`: scores of models that differ from the resident one in one thing;
 //! - `load` and `reference`: from a folder to a [`plumbline_core::ReferenceModel`].
 //!
 //! The only crate that knows candle.
@@ -28,12 +29,13 @@ mod rope;
 mod selfcheck;
 mod spec;
 mod text;
+mod variants;
 mod weights;
 
 pub use error::LoadError;
 #[cfg(feature = "hub")]
 pub use hub::{DEFAULT_REVISION, HubError, HubModel, HubRequest, HubSettings, HubSnapshot, HubToken};
-pub use load::{EmbeddedModel, LoadOptions, ModelSource};
+pub use load::{EmbeddedModel, LoadOptions, ModelSource, TokenizerError};
 pub use profile::{Profile, Stage};
 pub use reference::CandleReference;
 pub use selfcheck::{

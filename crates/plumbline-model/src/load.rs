@@ -11,6 +11,7 @@ use crate::error::{LoadError, message};
 use crate::profile::Profile;
 use crate::reference::CandleReference;
 use crate::spec::DecoderSpec;
+use crate::text::{TextError, Tokenizer};
 use crate::weights::{self, RandomWeights, TensorSource, WeightLoader};
 
 /// Where a model comes from.
@@ -40,6 +41,8 @@ pub struct EmbeddedModel {
     pub generation_config: Option<&'static [u8]>,
     /// `model.safetensors`.
     pub weights: &'static [u8],
+    /// Files of the tokenizer and the chat template by their names, as [`Tokenizer::from_embedded`] takes them.
+    pub tokenizer: &'static [(&'static str, &'static [u8])],
 }
 
 /// How to load.
@@ -118,16 +121,9 @@ impl ModelSource {
         let (dtype, head_dtype) = (compute::dtype(options.dtype), compute::dtype(options.head_dtype));
         let device = compute::open(options.device)
             .map_err(|reason| LoadError::Device { device: options.device.to_string(), reason })?;
-        let Opened { config, generation_config, weights: mut source } = self.open(&name)?;
-        let refused = |source| LoadError::Config { model: name.clone(), source };
-        let mut spec = DecoderSpec::from_config_json(&config).map_err(refused)?;
-        if let Some(json) = generation_config {
-            spec.add_generation_config(&json).map_err(refused)?;
-        }
-        if let Some(id) = spec.eos_token_ids.iter().find(|id| **id as usize >= spec.vocab_size) {
-            let reason = format!("eos_token_id {id} is not below vocab_size {}", spec.vocab_size);
-            return Err(LoadError::Inconsistent { model: name, reason });
-        }
+        let resolved = self.resolved()?;
+        let Opened { config, generation_config, weights: mut source } = resolved.open(&name)?;
+        let spec = described(&name, &config, generation_config)?;
         let refused_weights = |source| LoadError::Weights { model: name.clone(), source };
         if let Some(adapter) = &options.adapter {
             source = weights::merge_adapter(source, adapter, &spec).map_err(refused_weights)?;
@@ -143,7 +139,41 @@ impl ModelSource {
             // The head is a copy of the embedding then.
             sizes.bytes += (spec.vocab_size * spec.hidden_size * head_dtype.size_in_bytes()) as u64;
         }
-        Ok(CandleReference::new(decoder, name.clone(), options, (dtype, head_dtype), &device, sizes))
+        Ok(CandleReference::new(decoder, name.clone(), options, resolved, &device, sizes))
+    }
+
+    /// The files that this stands for at present. A model of the hub becomes the folder of its snapshot in the cache, and is
+    /// downloaded first where need be.
+    fn resolved(&self) -> Result<Self, LoadError> {
+        Ok(match self {
+            #[cfg(feature = "hub")]
+            Self::Hub(model) => Self::Directory(model.snapshot()?.folder),
+            files => files.clone(),
+        })
+    }
+
+    /// What the model is, from its configuration alone.
+    ///
+    /// # Errors
+    /// [`LoadError`] as of [`ModelSource::load`], but for the weights.
+    pub fn spec(&self) -> Result<DecoderSpec, LoadError> {
+        let name = self.name();
+        let Opened { config, generation_config, .. } = self.open(&name)?;
+        described(&name, &config, generation_config)
+    }
+
+    /// The model's tokenizer; `None` where it has no tokenizer files (a GGUF file's own is not read).
+    ///
+    /// # Errors
+    /// Files that cannot be read or ask for what is not supported, and a hub model that cannot be had.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>, TokenizerError> {
+        Ok(match self {
+            Self::Directory(folder) | Self::RandomInit(folder) => Tokenizer::from_folder(folder)?,
+            #[cfg(feature = "hub")]
+            Self::Hub(model) => Tokenizer::from_folder(&model.snapshot().map_err(LoadError::from)?.folder)?,
+            Self::Gguf(_) => None,
+            Self::Embedded(model) => Tokenizer::from_embedded(model.tokenizer)?,
+        })
     }
 
     /// Opens the files without reading any weight; has them downloaded first where need be.
@@ -156,7 +186,7 @@ impl ModelSource {
                 weights: weights::open_directory(directory).map_err(refused)?,
             },
             #[cfg(feature = "hub")]
-            Self::Hub(model) => return Self::Directory(model.snapshot()?.folder).open(name),
+            Self::Hub(_) => return self.resolved()?.open(name),
             Self::Gguf(path) => {
                 let (weights, config) = weights::open_gguf(path).map_err(refused)?;
                 Opened { config, generation_config: None, weights }
@@ -173,6 +203,30 @@ impl ModelSource {
             },
         })
     }
+}
+
+/// Why a model's tokenizer is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The model itself is not.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// Its files are unusable.
+    #[error(transparent)]
+    Text(#[from] TextError),
+}
+
+fn described(name: &str, config: &[u8], generation_config: Option<Vec<u8>>) -> Result<DecoderSpec, LoadError> {
+    let refused = |source| LoadError::Config { model: name.into(), source };
+    let mut spec = DecoderSpec::from_config_json(config).map_err(refused)?;
+    if let Some(json) = generation_config {
+        spec.add_generation_config(&json).map_err(refused)?;
+    }
+    if let Some(id) = spec.eos_token_ids.iter().find(|id| **id as usize >= spec.vocab_size) {
+        let reason = format!("eos_token_id {id} is not below vocab_size {}", spec.vocab_size);
+        return Err(LoadError::Inconsistent { model: name.into(), reason });
+    }
+    Ok(spec)
 }
 
 /// The files of a model.

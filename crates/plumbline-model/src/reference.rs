@@ -5,14 +5,16 @@ use std::time::Instant;
 use candle_core::{DType, Device};
 use plumbline_core::{
     BatchScores, Kernels, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming,
-    ScoringSequence, TokenScores,
+    ScoringSequence, TokenScores, Variant,
 };
 
+use crate::compute;
 use crate::decoder::Decoder;
 use crate::error::{classify, message};
-use crate::load::LoadOptions;
-use crate::ops::{ChunkBytes, CpuOps, GenericOps, LogitsVisitor, Ops, TargetScore};
+use crate::load::{LoadOptions, ModelSource};
+use crate::ops::{ChunkBytes, CpuOps, GenericOps, LogitsVisitor, Ops, Rounding, TargetScore};
 use crate::processed;
+use crate::variants::{BaseError, BaseWeights, Change, unsupported};
 use crate::weights::WeightSizes;
 
 /// A model held in memory, ready to score.
@@ -22,6 +24,10 @@ pub struct CandleReference {
     operations: Operations,
     info: ReferenceInfo,
     device: Device,
+    /// Of the body and of the head.
+    dtypes: (DType, DType),
+    /// If there is an adapter in the weights.
+    base: Option<BaseWeights>,
     /// As configured.
     chunks: ChunkBytes,
     /// How often they are halved at present.
@@ -43,10 +49,11 @@ impl CandleReference {
         decoder: Decoder,
         name: String,
         options: &LoadOptions,
-        (dtype, head_dtype): (DType, DType),
+        source: ModelSource,
         device: &Device,
         sizes: WeightSizes,
     ) -> Self {
+        let (dtype, head_dtype) = (compute::dtype(options.dtype), compute::dtype(options.head_dtype));
         let spec = decoder.spec();
         let info = ReferenceInfo {
             model: name,
@@ -67,7 +74,13 @@ impl CandleReference {
             }
             Kernels::Auto | Kernels::Generic => Operations::Generic(GenericOps::new(chunks)),
         };
-        Self { decoder, operations, info, device: device.clone(), chunks, halvings: 0 }
+        let base = options.adapter.as_ref().map(|_| BaseWeights {
+            source,
+            dtype: options.dtype,
+            head_dtype: options.head_dtype,
+        });
+        let device = device.clone();
+        Self { decoder, operations, info, device, dtypes: (dtype, head_dtype), base, chunks, halvings: 0 }
     }
 
     /// What a failed forward means. After one that ran out of memory, waits until the device has taken back what the
@@ -82,6 +95,32 @@ impl CandleReference {
         failure
     }
 
+    /// What a variant changes; `None` if this model has no such variant.
+    fn change(&self, variant: &Variant) -> Option<Change> {
+        Change::of(variant, self.decoder.spec(), self.dtypes, self.base.is_some())
+    }
+
+    fn score_base(&self, batch: &PackedBatch) -> Result<Scored, BaseError> {
+        let base = self.base.as_ref().ok_or_else(|| BaseError::Weights("this model has no adapter".into()))?;
+        match &self.operations {
+            Operations::Generic(ops) => base.score(self.decoder.spec(), &self.device, batch, ops),
+            Operations::Cpu(ops) => {
+                let result = base.score(self.decoder.spec(), &self.device, batch, ops);
+                ops.release_memory();
+                result
+            }
+        }
+    }
+
+    /// Refuses a batch that this model cannot score.
+    fn check(&self, batch: &PackedBatch) -> Result<(), ModelError> {
+        check(batch, &self.info.limits)?;
+        if !self.shares_prefixes() && batch.segments().iter().any(|segment| segment.parent.is_some()) {
+            return Err(ModelError::InvalidInput("this model's positions do not allow sequences to share rows".into()));
+        }
+        Ok(())
+    }
+
     fn halve_chunks(&mut self, halvings: u32) {
         self.halvings = halvings;
         let chunks = ChunkBytes { head: self.chunks.head >> halvings, mlp: self.chunks.mlp >> halvings };
@@ -93,7 +132,7 @@ impl CandleReference {
 }
 
 /// What the decoder says about a batch.
-struct Scored {
+pub(crate) struct Scored {
     /// One for each of the batch's targets.
     targets: Vec<TargetScore>,
     /// For each of [`PackedBatch::processed`], the logprobs of its targets.
@@ -101,14 +140,45 @@ struct Scored {
     timing: ScoreTiming,
 }
 
-/// Scores the batch's targets. Those whose processing needs whole rows of logits go through the head twice: the running sums
-/// of all others are the same with and without them.
+impl Operations {
+    /// Scores of the batch's targets, and where the time went.
+    fn score(&self, decoder: &mut Decoder, batch: &PackedBatch) -> candle_core::Result<Scored> {
+        match self {
+            Self::Generic(ops) => score(decoder, batch, ops),
+            Self::Cpu(ops) => {
+                let result = score(decoder, batch, ops);
+                ops.release_memory();
+                result
+            }
+        }
+    }
+
+    fn with_rounding(&self, rounding: Rounding) -> Self {
+        match self {
+            Self::Generic(ops) => Self::Generic(ops.with_rounding(rounding)),
+            Self::Cpu(ops) => Self::Cpu(ops.with_rounding(rounding)),
+        }
+    }
+}
+
 fn score<O: Ops>(decoder: &mut Decoder, batch: &PackedBatch, ops: &O) -> candle_core::Result<Scored> {
     let started = Instant::now();
     let hidden = decoder.hidden_states(batch, ops)?;
+    from_hidden(decoder, &hidden, batch, ops, started)
+}
+
+/// Scores of the batch's targets from its hidden states, whose computation began at `started`. Targets whose processing needs
+/// whole rows of logits go through the head twice: the running sums of all others are the same with and without them.
+pub(crate) fn from_hidden<O: Ops>(
+    decoder: &Decoder,
+    hidden: &O::Rows,
+    batch: &PackedBatch,
+    ops: &O,
+    started: Instant,
+) -> candle_core::Result<Scored> {
     let forward = started.elapsed();
-    let targets = decoder.head_scores(&hidden, batch, ops)?;
-    let processed = processed::logprobs(decoder, &hidden, batch, ops)?;
+    let targets = decoder.head_scores(hidden, batch, ops)?;
+    let processed = processed::logprobs(decoder, hidden, batch, ops)?;
     Ok(Scored { targets, processed, timing: ScoreTiming { forward, head: started.elapsed() - forward } })
 }
 
@@ -145,35 +215,35 @@ impl ReferenceModel for CandleReference {
         self.halve_chunks(self.halvings.saturating_sub(1));
     }
 
-    fn score(&mut self, batch: &PackedBatch) -> Result<BatchScores, ModelError> {
-        check(batch, &self.info.limits)?;
-        if !self.shares_prefixes() && batch.segments().iter().any(|segment| segment.parent.is_some()) {
-            return Err(ModelError::InvalidInput("this model's positions do not allow sequences to share rows".into()));
-        }
+    fn supports(&self, variant: &Variant) -> bool {
+        self.change(variant).is_some()
+    }
+
+    fn score_variant(&mut self, batch: &PackedBatch, variant: &Variant) -> Result<BatchScores, ModelError> {
+        let change = self.change(variant).ok_or_else(|| unsupported(variant))?;
+        self.check(batch)?;
         if batch.tokens() == 0 {
-            return Ok(BatchScores {
-                sequences: vec![TokenScores::default(); batch.sequences()],
-                timing: ScoreTiming::default(),
-            });
+            return Ok(nothing(batch));
         }
-        let result = match &self.operations {
-            Operations::Generic(ops) => score(&mut self.decoder, batch, ops),
-            Operations::Cpu(ops) => {
-                let result = score(&mut self.decoder, batch, ops);
-                ops.release_memory();
-                result
-            }
+        let result = match change {
+            Change::Rounding(rounding) => self.operations.with_rounding(rounding).score(&mut self.decoder, batch),
+            Change::Spec(spec) => self.operations.score(&mut self.decoder.with_spec(*spec), batch),
+            Change::BaseWeights => match self.score_base(batch) {
+                Ok(scores) => Ok(scores),
+                Err(BaseError::Forward(error)) => Err(error),
+                Err(BaseError::Weights(reason)) => return Err(ModelError::Device(reason)),
+            },
         };
-        let Scored { targets, processed, timing } = result.map_err(|error| self.failed(&error))?;
-        let mut sequences: Vec<TokenScores> =
-            batch.sequence_targets().iter().map(|range| collect(&targets[range.clone()])).collect::<Result<_, _>>()?;
-        for (of, logprobs) in batch.processed().iter().zip(processed) {
-            if let Some(place) = logprobs.iter().position(|logprob| logprob.is_nan()) {
-                return Err(ModelError::Numerics(format!("no processed logprob for scored token {place}")));
-            }
-            sequences[of.sequence].logprobs_in_mode = logprobs;
+        gather(batch, result.map_err(|error| self.failed(&error))?)
+    }
+
+    fn score(&mut self, batch: &PackedBatch) -> Result<BatchScores, ModelError> {
+        self.check(batch)?;
+        if batch.tokens() == 0 {
+            return Ok(nothing(batch));
         }
-        Ok(BatchScores { sequences, timing })
+        let result = self.operations.score(&mut self.decoder, batch);
+        gather(batch, result.map_err(|error| self.failed(&error))?)
     }
 
     fn logits(
@@ -183,7 +253,7 @@ impl ReferenceModel for CandleReference {
         visit: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), ModelError> {
         let batch = PackedBatch::pack([sequence]);
-        check(&batch, &self.info.limits)?;
+        self.check(&batch)?;
         if let Some(place) = places.iter().find(|place| **place >= batch.targets().len()) {
             return Err(ModelError::InvalidInput(format!(
                 "place {place} is not below the number of scored tokens {}",
@@ -222,6 +292,25 @@ impl ReferenceModel for CandleReference {
             None => Ok(()),
         }
     }
+}
+
+/// The scores of a batch's targets by sequence.
+fn gather(batch: &PackedBatch, scored: Scored) -> Result<BatchScores, ModelError> {
+    let Scored { targets, processed, timing } = scored;
+    let mut sequences: Vec<TokenScores> =
+        batch.sequence_targets().iter().map(|range| collect(&targets[range.clone()])).collect::<Result<_, _>>()?;
+    for (of, logprobs) in batch.processed().iter().zip(processed) {
+        if let Some(place) = logprobs.iter().position(|logprob| logprob.is_nan()) {
+            return Err(ModelError::Numerics(format!("no processed logprob for scored token {place}")));
+        }
+        sequences[of.sequence].logprobs_in_mode = logprobs;
+    }
+    Ok(BatchScores { sequences, timing })
+}
+
+/// The scores of a batch in which there is nothing to score.
+fn nothing(batch: &PackedBatch) -> BatchScores {
+    BatchScores { sequences: vec![TokenScores::default(); batch.sequences()], timing: ScoreTiming::default() }
 }
 
 fn check(batch: &PackedBatch, limits: &ModelLimits) -> Result<(), ModelError> {

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use candle_core::{D, DType, Device, Result, Tensor};
 use plumbline_core::Segment;
 
+use crate::ops::Rounding;
 use crate::spec::RopeSpec;
 
 /// Cosines and sines of one rotary embedding, kept by regime and grown as longer sequences come.
 ///
 /// Angles are computed in f64 from inverse frequencies in f32 (as Hugging Face stores them) and rounded once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RopeCache {
     spec: RopeSpec,
     dtype: DType,
@@ -19,7 +20,7 @@ pub(crate) struct RopeCache {
 }
 
 /// Cosines and sines of positions `0..len`, `[len, dim / 2]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PositionTable {
     len: usize,
     cos: Tensor,
@@ -99,6 +100,12 @@ impl RopeTable {
     /// Whether neighbouring channels form a pair.
     pub(crate) fn interleaved(&self) -> bool {
         self.interleaved
+    }
+
+    /// The same table, rounded.
+    pub(crate) fn narrowed(&self, rounding: Rounding) -> Result<Self> {
+        let narrow = |table: &Tensor| rounding.narrow_tensor(table.clone());
+        Ok(Self { cos: narrow(&self.cos)?, sin: narrow(&self.sin)?, interleaved: self.interleaved })
     }
 
     /// Rotates the leading channels of each head of `[rows, heads, head_dim]`.

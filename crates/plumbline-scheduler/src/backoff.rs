@@ -55,6 +55,8 @@ mod tests {
             max_batch_sequences: 1,
             keep_versions: 1,
             max_weight_bytes: 0,
+            aside_share: 0.0,
+            max_aside_jobs: 1,
         })
     }
 

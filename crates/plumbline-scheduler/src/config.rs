@@ -1,8 +1,9 @@
-//! Limits of the queue, of a batch and of the versions in memory.
+//! Limits of the queue, of a batch, of the versions in memory and of jobs beside scoring.
 
 use std::io;
 
-/// Limits of the queue, of a batch and of the versions in memory. All but `max_weight_bytes` must be above 0.
+/// Limits of the queue, of a batch, of the versions in memory and of jobs beside scoring. All but `max_weight_bytes` and
+/// `aside_share` must be above 0.
 ///
 /// A sequence counts [`ScoringSequence::forward_tokens`](plumbline_core::ScoringSequence::forward_tokens), but at least 1,
 /// so that sequences with nothing to score are bounded too.
@@ -19,21 +20,31 @@ pub struct SchedulerConfig {
     /// Bytes of all weights in memory, on all devices together, those of a version that is being loaded included; 0 = no
     /// limit.
     pub max_weight_bytes: u64,
+    /// Part of a model thread's time that jobs beside scoring ([`Scheduler::aside`](crate::Scheduler::aside)) get while there
+    /// is something to score; at least 0 (they wait for idle time) and below 1. What a job takes above it, later ones wait
+    /// for.
+    pub aside_share: f64,
+    /// Jobs that may wait.
+    pub max_aside_jobs: usize,
 }
 
 impl SchedulerConfig {
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] naming the limit that is 0.
+    /// [`io::ErrorKind::InvalidInput`] naming the limit that is out of its range.
     pub(crate) fn check(&self) -> io::Result<()> {
         for (name, value) in [
             ("max_queue_tokens", self.max_queue_tokens),
             ("max_batch_tokens", self.max_batch_tokens),
             ("max_batch_sequences", self.max_batch_sequences),
             ("keep_versions", self.keep_versions),
+            ("max_aside_jobs", self.max_aside_jobs),
         ] {
             if value == 0 {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} must be above 0")));
             }
+        }
+        if !(0.0..1.0).contains(&self.aside_share) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "aside_share must be at least 0 and below 1"));
         }
         Ok(())
     }

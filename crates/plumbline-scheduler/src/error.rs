@@ -77,3 +77,23 @@ pub enum StartError {
     #[error("the scheduler was stopped")]
     Stopped,
 }
+
+/// Why a job beside scoring has no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AsideError {
+    /// There is no model to run it on: it is still loading, or the scheduler is ending.
+    #[error("the reference model is not serving: it is loading or shutting down")]
+    NotServing,
+    /// Too many jobs wait already.
+    #[error("{limit} jobs beside scoring are waiting already")]
+    Full {
+        /// Most jobs that may wait.
+        limit: usize,
+    },
+    /// The scheduler drained, or a model thread ended unexpectedly, before the job ran.
+    #[error("the scheduler stopped before the job ran")]
+    Stopped,
+    /// The job panicked; the model goes on serving.
+    #[error("the job panicked: {0}")]
+    Panicked(String),
+}

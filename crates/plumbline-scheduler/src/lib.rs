@@ -17,6 +17,8 @@
 //!   weights are the current ones once every model thread has them.
 //! - A forward that fails or panics costs only the sequence that causes it: its batch is halved until that is found. One that
 //!   runs out of memory makes the model save memory first, and later batches of that thread smaller for a while.
+//! - Jobs beside scoring ([`Scheduler::aside`]) run when there is nothing to score, and else get their configured share of a
+//!   thread's time: neither waits for the other for ever.
 //! - A model thread that ends unexpectedly ends the scheduler: what waits is told so, what other threads are scoring is
 //!   answered.
 //!
@@ -24,6 +26,7 @@
 //! and counts (and tell the [`Observer`] the new counts, so that they arrive in order). No lock is held over a forward or
 //! an await, and no async code touches the model.
 
+mod aside;
 mod backoff;
 mod batching;
 mod config;
@@ -42,8 +45,9 @@ mod throughput;
 mod ticket;
 mod update;
 
+pub use aside::{AsideModel, AsideTicket, Models};
 pub use config::SchedulerConfig;
-pub use error::{ScoreError, StartError, SubmitError};
+pub use error::{AsideError, ScoreError, StartError, SubmitError};
 pub use observer::{BatchObservation, NullObserver, Observer};
 pub use reply::{Scored, SequenceOutcome};
 pub use residents::Residents;

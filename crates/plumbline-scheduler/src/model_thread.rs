@@ -10,6 +10,7 @@ use plumbline_core::{
     BatchScores, ModelError, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, ScoringSequence, TokenScores,
 };
 
+use crate::aside::{Job, ResidentModels};
 use crate::backoff::Backoff;
 use crate::batching::BatchLimits;
 use crate::entry::Entry;
@@ -80,7 +81,12 @@ impl<'a> ModelThread<'a> {
     fn serve(&mut self) {
         while let Some(step) = self.next_step() {
             match step {
-                Step::Score(batch) => self.score_batch(batch),
+                Step::Score(batch) => {
+                    let started = Instant::now();
+                    self.score_batch(batch);
+                    self.shared.scored_for(self.thread, started.elapsed());
+                }
+                Step::Aside { job, paid } => self.run_aside(job, paid),
                 Step::Install(info, model) => {
                     self.versions.push((info, model));
                     self.shared.installed();
@@ -108,6 +114,20 @@ impl<'a> ModelThread<'a> {
             sequences: self.shared.config().max_batch_sequences,
             share_prefixes: self.versions.iter().all(|(_, model)| model.shares_prefixes()),
         }
+    }
+
+    fn run_aside(&mut self, job: Box<dyn Job>, paid: bool) {
+        let started = Instant::now();
+        let mut models = ResidentModels::new(self.shared.residents(), &mut self.versions);
+        // The job reports its own panics; what is left is the destructor of a result that nobody wants.
+        if let Err(panic) = catch_panic(|| job.run(&mut models)) {
+            tracing::error!(%panic, "dropping the result of a job beside scoring panicked");
+        }
+        let elapsed = started.elapsed();
+        if paid {
+            self.shared.spent_aside(self.thread, elapsed);
+        }
+        self.shared.observer.aside(elapsed);
     }
 
     /// Scores a batch; where that fails, its halves, down to the sequence that is to blame.
@@ -247,7 +267,7 @@ fn check_shape(sequence: &ScoringSequence, scores: &TokenScores) -> Result<(), M
 }
 
 /// Runs `f`; a panic becomes its message.
-fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| panic_message(&*payload))
 }
 

@@ -29,6 +29,11 @@ pub trait Observer: Send + Sync + 'static {
     /// A forward ran out of memory.
     fn out_of_memory(&self) {}
 
+    /// A job beside scoring ended after so long.
+    fn aside(&self, elapsed: Duration) {
+        let _ = elapsed;
+    }
+
     /// The weights were swapped, on all devices; `current` is the new version.
     fn swapped(&self, current: &ReferenceInfo) {
         let _ = current;

@@ -64,7 +64,7 @@ impl Scheduler {
     /// [`SchedulerState::Failed`].
     ///
     /// # Errors
-    /// A limit of `config` is 0, or the thread could not be spawned.
+    /// A limit of `config` is out of its range, or the thread could not be spawned.
     pub fn start<F, E>(config: SchedulerConfig, observer: Arc<dyn Observer>, load: F) -> io::Result<Self>
     where
         F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
@@ -79,7 +79,7 @@ impl Scheduler {
     /// The scheduler is ready when all copies are loaded; one that cannot be, or is not a copy of the others, fails it.
     ///
     /// # Errors
-    /// There are no `loads`, a limit of `config` is 0, or a thread could not be spawned.
+    /// There are no `loads`, a limit of `config` is out of its range, or a thread could not be spawned.
     pub fn start_copies<F, E>(config: SchedulerConfig, observer: Arc<dyn Observer>, loads: Vec<F>) -> io::Result<Self>
     where
         F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
@@ -156,7 +156,7 @@ impl Scheduler {
         self.shared().tokens_per_second()
     }
 
-    /// Refuses new work, waits until everything admitted is answered and the model threads have ended, but no longer than
+    /// Refuses new work, drops the jobs that wait, waits until everything admitted is answered and the model threads have ended, but no longer than
     /// `limit`; then what still waits is answered with [`ScoreError::Stopped`](crate::ScoreError::Stopped).
     ///
     /// While the model is loading nothing can have been admitted: returns at once, and the threads end when all have loaded.

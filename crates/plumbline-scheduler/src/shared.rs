@@ -1,5 +1,6 @@
 //! What the handles, the tickets and the model threads share.
 
+mod beside;
 mod versions;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use plumbline_core::{ReferenceInfo, ReferenceModel, ScoringSequence};
 use tokio::sync::watch;
 
 pub(crate) use self::versions::Arrival;
+use crate::aside::{Job, Lane, Next};
 use crate::batching::BatchLimits;
 use crate::entry::{Amount, Entry, cost};
 use crate::group::Group;
@@ -40,6 +42,8 @@ pub(crate) struct Shared {
 
 struct Work {
     queue: Queue,
+    /// Jobs beside scoring.
+    aside: Lane,
     /// For each model thread.
     throughput: Vec<Throughput>,
     /// What each model thread has loaded at the start.
@@ -54,6 +58,8 @@ struct Work {
 pub(crate) enum Step {
     /// Score a batch, all of one version.
     Score(Vec<Entry>),
+    /// Run a job beside scoring; `paid` = from the thread's budget for them.
+    Aside { job: Box<dyn Job>, paid: bool },
     /// Take the thread's copy of a new version.
     Install(Arc<ReferenceInfo>, Box<dyn ReferenceModel>),
     /// Drop the thread's copy of a version that nothing waits for.
@@ -65,6 +71,7 @@ impl Shared {
     pub(crate) fn new(config: SchedulerConfig, observer: Arc<dyn Observer>, threads: usize) -> Self {
         let work = Work {
             queue: Queue::default(),
+            aside: Lane::new(&config, threads),
             throughput: vec![Throughput::default(); threads],
             loaded: vec![None; threads],
             arrival: None,
@@ -185,13 +192,22 @@ impl Shared {
             if let Some(step) = self.change_of_versions(&mut work, thread, &holds) {
                 return Some(step);
             }
-            if !work.queue.is_empty() {
+            let now = Instant::now();
+            let waiting = !work.queue.is_empty();
+            let next = work.aside.next(thread, now, waiting);
+            if let Next::Run { job, paid } = next {
+                return Some(Step::Aside { job, paid });
+            }
+            if waiting {
                 break;
             }
             if *self.state.borrow() == SchedulerState::Draining {
                 return None;
             }
-            work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
+            work = match next {
+                Next::At(then) => self.wake.wait_timeout(work, then - now).unwrap_or_else(PoisonError::into_inner).0,
+                _ => self.wake.wait(work).unwrap_or_else(PoisonError::into_inner),
+            };
         }
         let batch = work.queue.take_batch(limits);
         self.running[thread].store(batch.len(), Ordering::Relaxed);
@@ -212,9 +228,9 @@ impl Shared {
         self.lock().throughput[thread].record(tokens, elapsed);
     }
 
-    /// From now on nothing is admitted and the model threads end when the queue is empty.
+    /// From now on nothing is admitted and the model threads end when the queue is empty. Jobs beside scoring are dropped.
     pub(crate) fn begin_drain(&self) {
-        let work = self.lock();
+        let mut work = self.lock();
         self.state.send_if_modified(|state| {
             let open = matches!(state, SchedulerState::Loading | SchedulerState::Ready);
             if open {
@@ -222,6 +238,8 @@ impl Shared {
             }
             open
         });
+        // Dropped when the lock is free again, which tells their callers.
+        let _jobs = work.aside.take_all();
         drop(work);
         self.wake.notify_all();
     }
@@ -258,7 +276,7 @@ impl Shared {
         });
         self.alive.send_replace(alive);
         // Dropped without a word, which tells whoever waits for it.
-        let _arrival = if over { work.arrival.take() } else { None };
+        let _ended = over.then(|| (work.arrival.take(), work.aside.take_all()));
         drop(work);
         self.wake.notify_all();
         if over {

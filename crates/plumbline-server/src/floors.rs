@@ -32,7 +32,6 @@ pub(crate) struct NoiseFloors {
 impl NoiseFloors {
     /// Takes in a measurement, in place of an earlier one of the same version; answers use it from now on. `false`, and nothing
     /// changes, if there are too few tokens to expect anything.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called by whoever measures"))]
     pub(crate) fn set(&self, policy_version: &str, floor: NoiseFloor) -> bool {
         let Some(curve) = floor.curve(FloorHead::USED) else { return false };
         let measured =
@@ -52,12 +51,6 @@ impl NoiseFloors {
         let all = self.measured.read().unwrap_or_else(PoisonError::into_inner);
         let own = all.iter().find(|known| known.policy_version == policy_version);
         own.or_else(|| all.back()).cloned()
-    }
-
-    /// The floor that was measured of this very version.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called by whoever measures"))]
-    pub(crate) fn own(&self, policy_version: &str) -> Option<Arc<MeasuredFloor>> {
-        self.of(policy_version).filter(|floor| floor.policy_version == policy_version)
     }
 }
 
@@ -81,7 +74,6 @@ mod tests {
         assert!(floors.set("1", floor(0.01, 1000)) && floors.set("2", floor(0.02, 1000)));
         let level = |version: &str| (1e3 * floors.of(version).unwrap().curve.token(1.0).mean_abs).round();
         assert_eq!((level("1"), level("2"), level("3")), (10.0, 20.0, 20.0));
-        assert!(floors.own("3").is_none() && floors.own("2").is_some());
         assert!(floors.set("1", floor(0.03, 1000)));
         assert_eq!((level("1"), level("3")), (30.0, 30.0), "measured again, and last");
     }
@@ -90,7 +82,9 @@ mod tests {
     fn floors_are_bounded() {
         let floors = NoiseFloors::default();
         (0..40).for_each(|version| assert!(floors.set(&version.to_string(), floor(0.01, 1000))));
-        assert!(floors.own("0").is_none() && floors.own("39").is_some());
-        assert_eq!(floors.measured.read().unwrap().len(), KEPT);
+        let measured = floors.measured.read().unwrap();
+        assert_eq!(measured.len(), KEPT);
+        assert_eq!(measured.back().unwrap().policy_version, "39");
+        assert!(measured.iter().all(|floor| floor.policy_version != "0"));
     }
 }

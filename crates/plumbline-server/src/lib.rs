@@ -7,13 +7,19 @@
 //! validated rollouts) -> `weights` (wait for their version) -> the scheduler -> `verification` (comparison and answer) ->
 //! `metrics`. Errors travel as
 //! `problem::Problem` and become documents in one place.
+//!
+//! Beside requests, in small jobs on the model threads (`pieces`): `floor` measures the noise floor of each version of the
+//! weights, `diagnosis` looks for the causes of what is suspicious.
 
 mod body;
 pub mod config;
+mod diagnosis;
+mod floor;
 mod floors;
 mod metrics;
 mod middleware;
 mod openapi;
+mod pieces;
 mod problem;
 mod routes;
 mod run_view;
@@ -23,6 +29,8 @@ mod state;
 mod timestamp;
 mod verification;
 mod weights;
+
+pub use plumbline_divergence::ModelFacts;
 
 pub use config::{Config, ConfigError, KeyProblem};
 pub use serve::{ServerError, serve};

@@ -66,7 +66,6 @@ codes! {
     TooManySequences = "too_many_sequences", UNPROCESSABLE_ENTITY, "There are too many sequences";
     DuplicateSequenceId = "duplicate_sequence_id", UNPROCESSABLE_ENTITY, "Two sequences have the same id";
     LogprobsModeRequired = "logprobs_mode_required", UNPROCESSABLE_ENTITY, "The meaning of the logprobs is unknown";
-    IncludeUnavailable = "include_unavailable", UNPROCESSABLE_ENTITY, "A requested part of the answer is not available";
     EmptyCompletion = "empty_completion", UNPROCESSABLE_ENTITY, "A completion is empty";
     LengthMismatch = "length_mismatch", UNPROCESSABLE_ENTITY, "Arrays that must be parallel have different lengths";
     TokenOutOfVocabulary = "token_out_of_vocabulary", UNPROCESSABLE_ENTITY, "A token id is outside the vocabulary";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use plumbline_core::SkipCounts;
 use plumbline_divergence::{
-    CAUSE_CODES, DriftEvent, DriftRecord, DriftState, DriftUnit, GroupView, Interval, Metrics, NamedPoint, PointSums,
+    Cause, DriftEvent, DriftRecord, DriftState, DriftUnit, GroupView, Interval, Metrics, NamedPoint, PointSums,
     PooledSums, TimePoint, Verdict, VerdictLevels,
 };
 use serde::Serialize;
@@ -240,7 +240,11 @@ impl EngineResponse {
             earlier_policy_versions: rest(view.earlier_versions),
             workers: named(view.workers),
             other_workers: rest(view.other_workers),
-            diagnosis: CAUSE_CODES.into_iter().filter_map(|cause| Some((cause, *view.diagnoses.get(cause)?))).collect(),
+            diagnosis: Cause::ALL
+                .map(Cause::as_str)
+                .into_iter()
+                .filter_map(|cause| Some((cause, *view.diagnoses.get(cause)?)))
+                .collect(),
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch as watched};
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::floor::keep_measured;
 use crate::metrics::ServiceMetrics;
 use crate::middleware::ApiKeys;
 use crate::routes;
@@ -134,10 +135,15 @@ async fn run(state: &AppState) -> ServerError {
         Err(error) => return ServerError::Reference { reason: error.to_string() },
     };
     tracing::info!(model = info.model, policy_version = info.policy_version, device = info.device, "ready");
-    if let Err(error) = state.set_resident(&info) {
-        return ServerError::Metrics(error);
-    }
+    let resident = match state.set_resident(&info) {
+        Ok(resident) => resident,
+        Err(error) => return error,
+    };
+    let (config, store) = (&state.config, |version: &str, floor| state.floors.set(version, floor));
     tokio::select! {
+        () = keep_measured(&state.scheduler, config, &resident.recent, &state.metrics, store) => {
+            ServerError::Reference { reason: "measuring the noise floor ended".into() }
+        }
         error = watch_reference(state) => error,
         () = follow(state) => ServerError::Reference { reason: "following the weights ended".into() },
     }
@@ -184,7 +190,8 @@ pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, Serv
     let scheduler = Scheduler::start_copies(config.scheduler(), Arc::new(metrics.clone()), source.initial)?;
     let (drain, draining) = watched::channel(false);
     let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), source.versions);
-    let state = Arc::new(AppState::new(config, scheduler, registry, metrics, weights, openapi, draining));
+    let state = AppState::new(config, scheduler, registry, metrics, weights, openapi, draining);
+    let state = Arc::new(state.with_facts(source.facts));
     let router = routes::app(router, &state, keys);
     Ok(App { state, router, drain })
 }

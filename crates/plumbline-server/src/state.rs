@@ -1,21 +1,26 @@
 //! What all handlers share.
 
-use std::sync::OnceLock;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Bytes;
 use plumbline_core::{ModelLimits, ReferenceInfo};
+use plumbline_divergence::{ModelFacts, diagnose};
 use plumbline_scheduler::{Scheduler, SchedulerState};
 use prometheus::Registry;
 use tokio::sync::watch;
 
 use crate::body::RequestLimits;
 use crate::config::Config;
+use crate::diagnosis::{Diagnose, Diagnoses, Heard};
+use crate::floor::{FloorState, RecentTraffic};
 use crate::floors::NoiseFloors;
 use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
 use crate::sequences::SequenceStore;
-use crate::weights::Weights;
+use crate::serve::ServerError;
+use crate::weights::{ResidentFacts, Weights};
 
 /// How soon a client may look again while the reference loads.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
@@ -24,7 +29,6 @@ const LOADING_RETRY: Duration = Duration::from_secs(2);
 const GONE_RETRY: Duration = Duration::from_secs(5);
 
 /// What all handlers share.
-#[derive(Debug)]
 pub(crate) struct AppState {
     pub(crate) config: Config,
     pub(crate) scheduler: Scheduler,
@@ -39,6 +43,7 @@ pub(crate) struct AppState {
     /// Turns true when the server starts to drain.
     pub(crate) drain: watch::Receiver<bool>,
     registry: Registry,
+    facts: Option<ResidentFacts>,
     resident: OnceLock<Resident>,
 }
 
@@ -46,7 +51,9 @@ pub(crate) struct AppState {
 #[derive(Debug)]
 pub(crate) struct Resident {
     pub(crate) limits: RequestLimits,
-    pub(crate) divergence: DivergenceMetrics,
+    pub(crate) divergence: Arc<DivergenceMetrics>,
+    pub(crate) recent: RecentTraffic,
+    pub(crate) diagnoses: Diagnoses,
 }
 
 impl AppState {
@@ -69,8 +76,14 @@ impl AppState {
             openapi,
             drain,
             registry,
+            facts: None,
             resident: OnceLock::new(),
         }
+    }
+
+    /// The same with somebody who knows more about the model than the reference says.
+    pub(crate) fn with_facts(self, facts: Option<ResidentFacts>) -> Self {
+        Self { facts, ..self }
     }
 
     /// How long a request waits for a version of the weights that is not there yet.
@@ -84,10 +97,20 @@ impl AppState {
     /// Takes note of the resident reference; from now on the server is ready.
     ///
     /// # Errors
-    /// Metrics that are registered already: a defect.
-    pub(crate) fn set_resident(&self, info: &ReferenceInfo) -> prometheus::Result<()> {
+    /// Metrics that are registered already: a defect. The thread for diagnoses cannot be started.
+    pub(crate) fn set_resident(&self, info: &ReferenceInfo) -> Result<&Resident, ServerError> {
+        self.set_resident_with(info, diagnose)
+    }
+
+    /// The same with another search for causes.
+    pub(crate) fn set_resident_with(&self, info: &ReferenceInfo, diagnose: Diagnose) -> Result<&Resident, ServerError> {
         let divergence = DivergenceMetrics::register(&self.registry, self.config.monitor(), &info.model)?;
+        let divergence = Arc::new(divergence);
         self.metrics.set_reference(info);
+        self.metrics.set_floor_state(match self.config.noise_floor_tokens {
+            0 => FloorState::Off,
+            _ => FloorState::Measuring,
+        });
         let max_positions = match self.config.max_sequence_tokens {
             0 => info.limits.max_positions,
             configured => configured.min(info.limits.max_positions),
@@ -96,9 +119,20 @@ impl AppState {
             model: ModelLimits { max_positions, ..info.limits },
             max_sequences: self.config.max_sequences_per_request,
         };
+        let facts = ModelFacts {
+            eos_token_ids: info.eos_token_ids.clone(),
+            vocab_size: info.limits.vocab_size,
+            ..self.facts.as_ref().map(|facts| facts()).unwrap_or_default()
+        };
+        let counted = Arc::clone(&divergence);
+        let heard: Heard = Box::new(move |case, diagnosis| {
+            counted.count_diagnoses(&case.run, &case.engine, &case.causes(diagnosis));
+        });
+        let (scheduler, metrics) = (self.scheduler.clone(), self.metrics.clone());
+        let diagnoses = Diagnoses::start(&self.config, scheduler, metrics, facts, diagnose, heard)?;
+        let recent = RecentTraffic::new(self.config.aside_tokens, self.config.noise_floor_tokens);
         // Set once: the scheduler loads one reference and says so once.
-        let _ = self.resident.set(Resident { limits, divergence });
-        Ok(())
+        Ok(self.resident.get_or_init(|| Resident { limits, divergence, recent, diagnoses }))
     }
 
     /// The resident reference, if the server takes work.
@@ -126,6 +160,15 @@ impl AppState {
             Some(resident) => resident.divergence.scrape(),
             None => encode(&self.registry),
         }
+    }
+}
+
+impl fmt::Debug for AppState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppState")
+            .field("config", &self.config)
+            .field("resident", &self.resident)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,12 +1,13 @@
 //! From scored rollouts to the answer: comparison, metrics, verdicts, and what they add to the counters.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use plumbline_core::{LogprobsMode, ReferenceInfo, Rollout, SkipCounts, TokenScores};
 use plumbline_divergence::{
-    FloorCurve, ImportanceWeights, Judgement, Metrics, SequenceComparison, SequenceSummary, SufficientStatistics,
-    TokenComparison, VerdictLevels, compare, importance_weights,
+    Diagnosis, Finding, FloorCurve, ImportanceWeights, Judgement, Metrics, SequenceComparison, SequenceSummary,
+    SufficientStatistics, TokenComparison, Verdict, VerdictLevels, compare, importance_weights,
 };
 use plumbline_scheduler::SequenceOutcome;
 use serde::Serialize;
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::body::{LogprobsModeName, Verification};
+use crate::diagnosis::{Case, CaseFloor, CaseSequence, NotDiagnosed};
 use crate::floors::NoiseFloors;
 use crate::metrics::Observation;
 use crate::openapi::{MetricsDocument, SkippedDocument};
@@ -89,7 +91,7 @@ pub(crate) struct SequenceResponse<'a> {
     verdict_reason: String,
     /// Over its compared tokens.
     #[schema(value_type = MetricsDocument)]
-    metrics: Metrics,
+    metrics: &'a Metrics,
     /// Tokens that enter no sum, by reason.
     #[schema(value_type = SkippedDocument)]
     skipped: SkipCounts,
@@ -107,13 +109,37 @@ pub(crate) struct SequenceResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ImportanceWeightsDocument>, nullable = false)]
     importance_weights: Option<ImportanceWeights>,
+    /// With `include: ["diagnosis"]`: causes, the likeliest first. Empty for a consistent sequence, and where nothing beyond
+    /// noise was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    diagnosis: Option<Vec<FindingResponse<'a>>>,
+}
+
+/// A cause that would explain a divergence.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Finding)]
+pub(crate) struct FindingResponse<'a> {
+    /// Its code.
+    #[schema(example = "temperature_not_applied")]
+    cause: &'a str,
+    /// Part of the mean |d| that is gone under this hypothesis, 1 = all; null for causes that cannot be tried out.
+    #[schema(required = true, example = 0.98)]
+    explained: Option<f64>,
+    /// What speaks for it.
+    evidence: Cow<'a, str>,
+}
+
+impl<'a> FindingResponse<'a> {
+    fn of(finding: &'a Finding) -> Self {
+        Self { cause: finding.cause.as_str(), explained: finding.explained, evidence: Cow::Borrowed(&finding.evidence) }
+    }
 }
 
 /// Per-token numbers, one per completion token; null where there is none.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TokensResponse {
-    /// In the mode of the engine's; null for a token without context, and in processed mode for one that the reference's
-    /// own truncation leaves out.
+    /// In the mode of the engine's; null for a token without context.
     reference_logprobs: Vec<Option<f64>>,
     /// Reference minus engine; null where either is missing or no logprob. Present for masked tokens.
     log_ratio: Vec<Option<f64>>,
@@ -138,102 +164,170 @@ pub(crate) struct ImportanceWeightsDocument {
     geometric: Option<f64>,
 }
 
-/// Compares, measures and serialises. CPU-bound.
-///
-/// # Errors
-/// 500 if the reference failed on a sequence, naming it. Then nothing of the request counts.
-pub(crate) fn answer(
-    verification: &Verification,
-    outcomes: Vec<SequenceOutcome>,
-    levels: &VerdictLevels,
-    floors: &NoiseFloors,
-) -> Result<Answer, Problem> {
-    let rollouts = &verification.rollouts;
-    let scored = all_scored(rollouts, outcomes)?;
-    let comparisons = rollouts
-        .iter()
-        .zip(&scored)
-        .map(|(rollout, scored)| compare(rollout, &scored.scores, &scored.reference.eos_token_ids))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unusable(&error))?;
+/// A verification whose sequences are compared and judged.
+#[derive(Debug)]
+pub(crate) struct Assessed {
+    verification: Verification,
+    scored: Vec<ScoredRollout>,
+    comparisons: Vec<SequenceComparison>,
+    /// Of each sequence.
+    statistics: Vec<SufficientStatistics>,
+    metrics: Vec<Metrics>,
+    judgements: Vec<Judgement>,
+}
 
-    let mut observation = Observation::default();
-    let mut skipped = SkipCounts::default();
-    let mut pooled = SufficientStatistics::default();
-    let mut sequences = Vec::with_capacity(rollouts.len());
-    for ((rollout, comparison), scored) in rollouts.iter().zip(&comparisons).zip(&scored) {
-        let mut statistics = SufficientStatistics::default();
-        statistics.observe_sequence_with_floor(comparison, floor_of(floors, rollout, &scored.reference).as_ref());
-        let Judgement { verdict, reason } = levels.judge(&statistics);
-        let metrics = Metrics::with_values(&statistics, std::slice::from_ref(comparison));
-        let policy_version = common_version(scored.references.iter());
-        pooled.merge(&statistics);
-        skipped.merge(&comparison.skipped);
-        let summary = SequenceSummary {
-            statistics,
-            skipped: comparison.skipped,
-            verdict: Some(verdict),
-            policy_version: policy_version.map(str::to_owned),
-            worker: verification.worker.clone(),
-        };
-        observation.add(comparison, summary);
-        sequences.push(SequenceResponse {
-            id: &rollout.id,
-            verdict: verdict.as_str(),
-            verdict_reason: reason,
-            metrics,
-            skipped: comparison.skipped,
-            logprobs_mode: rollout.logprobs_mode,
-            policy_version,
-            tokens: verification.include_tokens.then(|| TokensResponse::of(comparison)),
-            importance_weights: verification.include_importance_weights.then(|| importance_weights(comparison)),
-        });
+impl Assessed {
+    /// Compares, measures and judges. CPU-bound.
+    ///
+    /// # Errors
+    /// 500 if the reference failed on a sequence, naming it. Then nothing of the request counts.
+    pub(crate) fn new(
+        verification: Verification,
+        outcomes: Vec<SequenceOutcome>,
+        levels: &VerdictLevels,
+        floors: &NoiseFloors,
+    ) -> Result<Self, Problem> {
+        let rollouts = &verification.rollouts;
+        let scored = all_scored(rollouts, outcomes)?;
+        let comparisons = rollouts
+            .iter()
+            .zip(&scored)
+            .map(|(rollout, scored)| compare(rollout, &scored.scores, &scored.reference.eos_token_ids))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| unusable(&error))?;
+        let each = rollouts.iter().zip(&comparisons).zip(&scored);
+        let statistics: Vec<_> = each
+            .map(|((rollout, comparison), scored)| {
+                let mut statistics = SufficientStatistics::default();
+                let floor = floor_of(floors, rollout, &scored.reference);
+                statistics.observe_sequence_with_floor(comparison, floor.as_ref());
+                statistics
+            })
+            .collect();
+        let judgements = statistics.iter().map(|statistics| levels.judge(statistics)).collect();
+        let metrics = statistics
+            .iter()
+            .zip(&comparisons)
+            .map(|(statistics, comparison)| Metrics::with_values(statistics, std::slice::from_ref(comparison)))
+            .collect();
+        Ok(Self { verification, scored, comparisons, statistics, metrics, judgements })
     }
-    let references: Vec<_> = scored.iter().flat_map(|scored| &scored.references).collect();
-    // Versions differ in nothing but their weights. Without a sequence there is no request.
-    let reference = references.first().ok_or_else(|| unusable("nothing was scored"))?;
-    let response = VerificationResponse {
-        id: format!("ver_{}", Uuid::now_v7().simple()),
-        run: &verification.run,
-        engine: &verification.engine,
-        reference: ReferenceSummary {
-            model: &reference.model,
-            policy_version: common_version(references.iter().copied()),
-            dtype: &reference.dtype,
-            head_dtype: &reference.head_dtype,
-            device: &reference.device,
-        },
-        logprobs_mode: common_mode(rollouts),
-        log_ratio_sign: SIGN,
-        metrics: Metrics::with_values(&pooled, &comparisons),
-        skipped,
-        sequences,
-    };
-    let json = serde_json::to_vec(&response)
-        .map_err(|error| Problem::internal(Code::Internal, "the answer cannot be serialised", &error))?;
-    let shown: Vec<_> = response
-        .sequences
-        .into_iter()
-        .map(|one| (one.verdict, one.verdict_reason, one.metrics, one.policy_version.map(str::to_owned)))
-        .collect();
-    let at = SystemTime::now();
-    let stored =
-        shown.into_iter().zip(comparisons).map(|((verdict, verdict_reason, metrics, policy_version), comparison)| {
-            StoredSequence {
+
+    pub(crate) fn verification(&self) -> &Verification {
+        &self.verification
+    }
+
+    /// What a diagnosis needs, if there is anything to diagnose; `floor` finds the noise floor of a version.
+    pub(crate) fn case(&self, floor: impl FnOnce(&str) -> CaseFloor) -> Option<Case> {
+        if self.judgements.iter().all(|judgement| judgement.verdict == Verdict::Consistent) {
+            return None;
+        }
+        let parts = self.verification.rollouts.iter().zip(&self.scored).zip(&self.comparisons).zip(&self.judgements);
+        let sequences = parts.map(|(((rollout, scored), comparison), judgement)| CaseSequence {
+            rollout: rollout.clone(),
+            scores: scored.scores.clone(),
+            comparison: comparison.clone(),
+            suspicious: judgement.verdict != Verdict::Consistent,
+        });
+        Some(Case {
+            run: self.verification.run.clone(),
+            engine: self.verification.engine.clone(),
+            sequences: sequences.collect(),
+            floor: floor(&self.scored.first()?.reference.policy_version),
+        })
+    }
+
+    /// The answer, with what was found out about each sequence if that was asked for. CPU-bound.
+    ///
+    /// # Errors
+    /// 500 if nothing was scored or the answer cannot be serialised: a defect.
+    pub(crate) fn answer(&self, diagnoses: Option<&Result<Diagnosis, NotDiagnosed>>) -> Result<Answer, Problem> {
+        let (verification, rollouts) = (&self.verification, &self.verification.rollouts);
+        let mut observation = Observation::default();
+        let mut skipped = SkipCounts::default();
+        let mut pooled = SufficientStatistics::default();
+        let (mut sequences, mut stored) = (Vec::with_capacity(rollouts.len()), Vec::with_capacity(rollouts.len()));
+        let at = SystemTime::now();
+        for (index, (rollout, scored)) in rollouts.iter().zip(&self.scored).enumerate() {
+            let (comparison, statistics) = (&self.comparisons[index], &self.statistics[index]);
+            let (metrics, judgement) = (&self.metrics[index], &self.judgements[index]);
+            let policy_version = common_version(scored.references.iter());
+            let verdict = judgement.verdict.as_str();
+            pooled.merge(statistics);
+            skipped.merge(&comparison.skipped);
+            let summary = SequenceSummary {
+                statistics: statistics.clone(),
+                skipped: comparison.skipped,
+                verdict: Some(judgement.verdict),
+                policy_version: policy_version.map(str::to_owned),
+                worker: verification.worker.clone(),
+            };
+            observation.add(comparison, summary);
+            sequences.push(SequenceResponse {
+                id: &rollout.id,
+                verdict,
+                verdict_reason: judgement.reason.clone(),
+                metrics,
+                skipped: comparison.skipped,
+                logprobs_mode: rollout.logprobs_mode,
+                policy_version,
+                tokens: verification.include_tokens.then(|| TokensResponse::of(comparison)),
+                importance_weights: verification.include_importance_weights.then(|| importance_weights(comparison)),
+                diagnosis: verification.include_diagnosis.then(|| match judgement.verdict {
+                    Verdict::Consistent => Vec::new(),
+                    _ => findings(diagnoses, index),
+                }),
+            });
+            stored.push(StoredSequence {
                 id: format!("seq_{}", Uuid::now_v7().simple()),
                 run: String::new(),
                 engine: verification.engine.clone(),
                 worker: verification.worker.clone(),
-                policy_version,
+                policy_version: policy_version.map(str::to_owned),
                 at,
                 verdict,
-                verdict_reason,
-                metrics,
-                comparison,
-            }
-        });
-    let sequences = stored.collect();
-    Ok(Answer { json, observation, sequences })
+                verdict_reason: judgement.reason.clone(),
+                metrics: metrics.clone(),
+                comparison: comparison.clone(),
+            });
+        }
+        let references: Vec<_> = self.scored.iter().flat_map(|scored| &scored.references).collect();
+        // Versions differ in nothing but their weights. Without a sequence there is no request.
+        let reference = references.first().ok_or_else(|| unusable("nothing was scored"))?;
+        let response = VerificationResponse {
+            id: format!("ver_{}", Uuid::now_v7().simple()),
+            run: &verification.run,
+            engine: &verification.engine,
+            reference: ReferenceSummary {
+                model: &reference.model,
+                policy_version: common_version(references.iter().copied()),
+                dtype: &reference.dtype,
+                head_dtype: &reference.head_dtype,
+                device: &reference.device,
+            },
+            logprobs_mode: common_mode(rollouts),
+            log_ratio_sign: SIGN,
+            metrics: Metrics::with_values(&pooled, &self.comparisons),
+            skipped,
+            sequences,
+        };
+        let json = serde_json::to_vec(&response)
+            .map_err(|error| Problem::internal(Code::Internal, "the answer cannot be serialised", &error))?;
+        Ok(Answer { json, observation, sequences: stored })
+    }
+}
+
+/// What was found out about one sequence, or why nothing was.
+fn findings(diagnoses: Option<&Result<Diagnosis, NotDiagnosed>>, index: usize) -> Vec<FindingResponse<'_>> {
+    let unknown = |reason: String| vec![FindingResponse { cause: "unknown", explained: None, evidence: reason.into() }];
+    match diagnoses {
+        Some(Ok(diagnosis)) => match diagnosis.sequences.get(index) {
+            Some(sequence) => sequence.findings.iter().map(FindingResponse::of).collect(),
+            None => unknown("not diagnosed: the search for causes left it out".into()),
+        },
+        Some(Err(reason)) => unknown(reason.to_string()),
+        None => unknown("not diagnosed".into()),
+    }
 }
 
 /// What a faithful engine would show on a rollout: the floor of the version that scored it (the first, if several did), at the
@@ -245,6 +339,7 @@ fn floor_of(floors: &NoiseFloors, rollout: &Rollout, reference: &ReferenceInfo) 
 }
 
 /// A rollout's scores and the versions that they are of.
+#[derive(Debug)]
 struct ScoredRollout {
     scores: TokenScores,
     /// The first of `references`.

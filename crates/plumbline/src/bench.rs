@@ -115,6 +115,8 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
         max_batch_sequences: usize::MAX,
         keep_versions: 1,
         max_weight_bytes: 0,
+        aside_share: 0.0,
+        max_aside_jobs: 1,
     };
     let scheduler = Scheduler::start(config, totals.clone(), load).context("cannot start the model thread")?;
     let info = scheduler.ready().await?;

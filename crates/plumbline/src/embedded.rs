@@ -11,4 +11,9 @@ pub(crate) const MODEL: EmbeddedModel = EmbeddedModel {
     config: include_bytes!("../assets/tiny/policy-2/config.json"),
     generation_config: Some(include_bytes!("../assets/tiny/policy-2/generation_config.json")),
     weights: include_bytes!("../assets/tiny/policy-2/model.safetensors"),
+    tokenizer: &[
+        ("tokenizer.json", include_bytes!("../assets/tiny/policy-2/tokenizer.json")),
+        ("tokenizer_config.json", include_bytes!("../assets/tiny/policy-2/tokenizer_config.json")),
+        ("chat_template.jinja", include_bytes!("../assets/tiny/policy-2/chat_template.jinja")),
+    ],
 };

@@ -5,6 +5,7 @@ mod cli;
 mod config_command;
 mod demo;
 mod embedded;
+mod facts;
 mod logging;
 mod memory;
 mod reference;

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
 use plumbline_core::{ComputeDevice, ReferenceModel};
+use plumbline_divergence::ModelFacts;
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
 use plumbline_server::config::SelfCheck;
 use plumbline_server::{Config, ReferenceSource};
 
-use crate::{embedded, selfcheck};
+use crate::{embedded, facts, selfcheck};
 
 /// Version of a model that nobody gave one.
 const UNVERSIONED: &str = "0";
@@ -20,7 +21,12 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What loads the configured model, or the embedded one, and later checkpoints of it, onto each of the configured devices.
 pub(crate) fn source(config: &Config) -> ReferenceSource {
     let base = Arc::new(Base::new(config.model.clone(), config.revision.clone()));
-    ReferenceSource::together(config.device.as_slice().iter().map(|device| source_on(*device, config, &base)))
+    let source =
+        ReferenceSource::together(config.device.as_slice().iter().map(|device| source_on(*device, config, &base)));
+    source.with_facts(move || match base.found() {
+        Some(model) => facts::of(&model),
+        None => ModelFacts::default(),
+    })
 }
 
 /// The part of one device.

@@ -9,20 +9,20 @@ use crate::spec::{AttentionProjection, AttentionSpec, LatentSpec, QkNormScope, Q
 use crate::weights::{Linear, Norm, WeightLoader, WeightsError};
 
 /// Attention with its weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attention {
     spec: AttentionSpec,
     projection: Projection,
     output: Linear,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Projection {
     Direct { qkv: Linear, qk_norm: Option<QkNorm> },
     Latent(Latent),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Latent {
     query_down: Option<(Linear, Norm)>,
     query_up: Linear,
@@ -43,6 +43,11 @@ impl Attention {
             AttentionProjection::Latent(latent) => Projection::Latent(Latent::load(latent, loader)?),
         };
         Ok(Self { spec: spec.clone(), projection, output: loader.linear(&spec.output)? })
+    }
+
+    /// Takes another description, which must ask for the same tensors.
+    pub(super) fn set_spec(&mut self, spec: AttentionSpec) {
+        self.spec = spec;
     }
 
     pub(super) fn forward<O: Ops>(

@@ -10,7 +10,7 @@ use crate::spec::{ExpertsSpec, RouterScoring, RouterSpec};
 use crate::weights::{Linear, WeightLoader, WeightsError};
 
 /// A mixture of experts with its weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Experts {
     router: Router,
     experts: Vec<FeedForward>,
@@ -18,7 +18,7 @@ pub(super) struct Experts {
     shared_gate: Option<Linear>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Router {
     spec: RouterSpec,
     projection: Linear,

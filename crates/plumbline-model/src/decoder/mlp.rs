@@ -8,7 +8,7 @@ use crate::spec::MlpSpec;
 use crate::weights::{WeightLoader, WeightsError};
 
 /// A feed-forward part with its weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Mlp {
     Dense(FeedForward),
     Experts(Box<Experts>),

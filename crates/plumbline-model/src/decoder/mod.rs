@@ -4,6 +4,7 @@ mod attention;
 mod experts;
 mod feed_forward;
 mod mlp;
+mod streamed;
 
 use candle_core::{DType, Device, Result, Tensor};
 use plumbline_core::{PackedBatch, Segment};
@@ -16,7 +17,7 @@ use crate::spec::{DecoderSpec, LayerSpec, RopeSpec};
 use crate::weights::{Linear, Norm, WeightLoader, WeightsError};
 
 /// A decoder with its weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Decoder {
     spec: DecoderSpec,
     embedding: Tensor,
@@ -26,7 +27,7 @@ pub(crate) struct Decoder {
     ropes: Vec<RopeCache>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Layer {
     pre_attention: Option<Norm>,
     attention: Attention,
@@ -46,13 +47,22 @@ impl Decoder {
         head_dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, WeightsError> {
+        let mut decoder = Self::load_ends(spec, loader, dtype, head_dtype, device)?;
+        let layers = decoder.spec.layers.iter().map(|layer| Layer::load(layer, decoder.spec.hidden_size, loader));
+        decoder.layers = layers.collect::<std::result::Result<_, _>>()?;
+        Ok(decoder)
+    }
+
+    /// [`Decoder::load`] without the layers: what comes before them and after them.
+    pub(crate) fn load_ends(
+        spec: DecoderSpec,
+        loader: &WeightLoader<'_>,
+        dtype: DType,
+        head_dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<Self, WeightsError> {
         let hidden = spec.hidden_size;
         let embedding = loader.tensor(&spec.embedding, &[spec.vocab_size, hidden])?;
-        let layers = spec
-            .layers
-            .iter()
-            .map(|layer| Layer::load(layer, hidden, loader))
-            .collect::<std::result::Result<_, _>>()?;
         let learned_positions = match &spec.learned_positions {
             Some(name) => Some(loader.tensor(name, &[spec.max_positions, hidden])?),
             None => None,
@@ -68,7 +78,7 @@ impl Decoder {
             Some(name) => Some(loader.tensor_as(name, &[spec.vocab_size], head_dtype)?),
             None => None,
         };
-        let ropes = spec.ropes.iter().map(|rope| RopeCache::new(rope, dtype, device)).collect();
+        let ropes = rope_caches(&spec, dtype, device);
         let head = Head {
             norm: final_norm,
             linear: Linear { weight, bias },
@@ -76,7 +86,19 @@ impl Decoder {
             softcap: spec.head.softcap,
             eos: spec.eos_token_ids.clone(),
         };
-        Ok(Self { spec, embedding, learned_positions, layers, head, ropes })
+        Ok(Self { spec, embedding, learned_positions, layers: Vec::new(), head, ropes })
+    }
+
+    /// The same weights under another description, which must ask for the same tensors. Nothing is copied but descriptions.
+    pub(crate) fn with_spec(&self, spec: DecoderSpec) -> Self {
+        let mut decoder = self.clone();
+        for (layer, spec) in decoder.layers.iter_mut().zip(&spec.layers) {
+            layer.attention.set_spec(spec.attention.clone());
+        }
+        decoder.head.softcap = spec.head.softcap;
+        decoder.ropes = rope_caches(&spec, self.embedding.dtype(), self.embedding.device());
+        decoder.spec = spec;
+        decoder
     }
 
     pub(crate) fn spec(&self) -> &DecoderSpec {
@@ -112,18 +134,30 @@ impl Decoder {
 
     /// Hidden states before the final norm, `[batch.tokens(), hidden]`.
     pub(crate) fn hidden_states<O: Ops>(&mut self, batch: &PackedBatch, ops: &O) -> Result<O::Rows> {
-        let tables = self.ropes.iter_mut().map(|rope| rope.table(batch.segments())).collect::<Result<Vec<_>>>()?;
-        let mut x = ops.embed(&Embedding {
-            table: &self.embedding,
-            ids: batch.token_ids(),
-            multiplier: self.spec.embedding_multiplier,
-            positions: self.learned_positions.as_ref().map(|table| (table, batch.position_ids())),
-        })?;
+        let tables = self.tables(batch)?;
+        let mut x = self.embed(batch, ops)?;
         for (layer, spec) in self.layers.iter().zip(&self.spec.layers) {
             x = layer.forward(x, spec, &tables, batch.segments(), ops)?;
         }
         Ok(x)
     }
+
+    fn tables(&mut self, batch: &PackedBatch) -> Result<Vec<RopeTable>> {
+        self.ropes.iter_mut().map(|rope| rope.table(batch.segments())).collect()
+    }
+
+    fn embed<O: Ops>(&self, batch: &PackedBatch, ops: &O) -> Result<O::Rows> {
+        ops.embed(&Embedding {
+            table: &self.embedding,
+            ids: batch.token_ids(),
+            multiplier: self.spec.embedding_multiplier,
+            positions: self.learned_positions.as_ref().map(|table| (table, batch.position_ids())),
+        })
+    }
+}
+
+fn rope_caches(spec: &DecoderSpec, dtype: DType, device: &Device) -> Vec<RopeCache> {
+    spec.ropes.iter().map(|rope| RopeCache::new(rope, dtype, device)).collect()
 }
 
 impl Layer {

@@ -7,12 +7,14 @@
 mod cpu;
 mod generic;
 mod head_rows;
+mod rounding;
 
 use candle_core::{Result, Tensor};
 use plumbline_core::{Segment, Target, TokenId};
 
 pub(crate) use cpu::CpuOps;
 pub(crate) use generic::GenericOps;
+pub(crate) use rounding::Rounding;
 
 use crate::rope::RopeTable;
 use crate::spec::{Activation, AttentionSpec};
@@ -49,7 +51,7 @@ pub(crate) struct Embedding<'a> {
 }
 
 /// Query and key norms of a layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct QkNorm {
     pub(crate) query: Norm,
     pub(crate) key: Norm,
@@ -58,7 +60,7 @@ pub(crate) struct QkNorm {
 }
 
 /// An MLP: `down(act(up(x)))`, or `down(act(gate(x)) * up(x))` where `up` has both projections, the gate first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FeedForward {
     pub(crate) up: Linear,
     pub(crate) down: Linear,
@@ -67,7 +69,7 @@ pub(crate) struct FeedForward {
 }
 
 /// The last norm and the lm_head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Head {
     pub(crate) norm: Norm,
     /// In the head's own dtype.

@@ -5,6 +5,7 @@
 //! one small function in `families`.
 
 mod activation;
+mod altered;
 mod config;
 mod families;
 mod layout;

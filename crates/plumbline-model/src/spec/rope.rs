@@ -16,6 +16,8 @@ pub struct RopeSpec {
     pub interleaved: bool,
     /// How the series is changed for longer contexts.
     pub scaling: RopeScaling,
+    /// Positions are divided by this once more; 1 in every configuration.
+    pub position_divisor: f64,
 }
 
 /// Changes of the inverse frequencies for contexts longer than trained on.
@@ -86,7 +88,7 @@ pub(super) const DEFAULT_THETA: f64 = 10_000.0;
 impl RopeSpec {
     /// A rotary embedding without scaling.
     pub(super) fn plain(dim: usize, theta: f64) -> Self {
-        Self { dim, theta, interleaved: false, scaling: RopeScaling::Default }
+        Self { dim, theta, interleaved: false, scaling: RopeScaling::Default, position_divisor: 1.0 }
     }
 
     /// Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before), refusing what is not known.
@@ -131,7 +133,7 @@ impl RopeSpec {
             Some(other) => return Err(parameters.unsupported("rope_type", other)),
         };
         parameters.finish()?;
-        Ok(Self { dim, theta, interleaved: false, scaling })
+        Ok(Self { dim, theta, interleaved: false, scaling, position_divisor: 1.0 })
     }
 
     /// The longest sequence that the configuration provides for.
@@ -181,6 +183,14 @@ impl RopeSpec {
     /// Inverse frequencies of a regime, `dim / 2` of them, with Hugging Face's roundings to f32.
     #[must_use]
     pub fn inverse_frequencies(&self, regime: usize) -> Vec<f32> {
+        let mut frequencies = self.scaled_frequencies(regime);
+        if self.position_divisor != 1.0 {
+            frequencies.iter_mut().for_each(|frequency| *frequency /= self.position_divisor as f32);
+        }
+        frequencies
+    }
+
+    fn scaled_frequencies(&self, regime: usize) -> Vec<f32> {
         let theta = match &self.scaling {
             RopeScaling::Dynamic { factor, max_positions } if regime > 0 => {
                 let stretch = *factor as f32 * regime as f32 / *max_positions as f32 - (factor - 1.0) as f32;

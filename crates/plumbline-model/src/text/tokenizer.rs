@@ -95,6 +95,21 @@ impl Tokenizer {
             .collect()
     }
 
+    /// Ids of the special tokens, ascending.
+    #[must_use]
+    pub fn special_token_ids(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut ids: Vec<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// One more than the highest id that it knows; rows of the embedding from there on are padding.
+    #[must_use]
+    pub fn id_bound(&self) -> usize {
+        self.inner.get_vocab(true).values().max().map_or(0, |highest| *highest as usize + 1)
+    }
+
     /// Token ids of a conversation's prompt, as `apply_chat_template(tokenize=True)` has them.
     ///
     /// # Errors
@@ -122,4 +137,20 @@ fn add_missing(tokenizer: &mut tokenizers::Tokenizer, tokens: Vec<tokenizers::Ad
         added.map_err(|error| refused(TOKENIZER, &error))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_tokens_and_the_bound_of_ids_are_known() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plumbline/assets/tiny/policy-2");
+        let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
+        let special = tokenizer.special_token_ids();
+        assert!(special.is_sorted() && !special.is_empty());
+        assert!(special.iter().all(|id| (*id as usize) < tokenizer.id_bound()));
+        let spelled = tokenizer.decode(&special).unwrap();
+        assert_eq!(tokenizer.encode(&spelled, false).unwrap(), special);
+    }
 }

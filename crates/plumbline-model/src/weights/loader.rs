@@ -21,6 +21,8 @@ pub(crate) struct Norm {
     pub(crate) kind: NormKind,
     pub(crate) eps: f64,
     pub(crate) weight: Tensor,
+    /// What was added to the stored weight.
+    pub(crate) weight_offset: f64,
     pub(crate) bias: Option<Tensor>,
 }
 
@@ -144,7 +146,7 @@ impl<'a> WeightLoader<'a> {
             weight = (weight + spec.weight_offset).map_err(failed(&name))?;
         }
         let bias = if spec.bias { Some(self.tensor(&format!("{}.bias", spec.name), shape)?) } else { None };
-        Ok(Norm { kind: spec.kind, eps: spec.eps, weight, bias })
+        Ok(Norm { kind: spec.kind, eps: spec.eps, weight, weight_offset: spec.weight_offset, bias })
     }
 
     /// A norm of each head apart whose weights are stored one by one: `NAME.norms.HEAD.weight`, stacked to `[heads, width]`.
@@ -157,7 +159,7 @@ impl<'a> WeightLoader<'a> {
         } else {
             Tensor::stack(&weights, 0).map_err(failed(&spec.name))?
         };
-        Ok(Norm { kind: spec.kind, eps: spec.eps, weight, bias: None })
+        Ok(Norm { kind: spec.kind, eps: spec.eps, weight, weight_offset: 0.0, bias: None })
     }
 
     /// Refuses the checkpoint if anything was missing, misshapen or not finite, or if it holds tensors that nobody took.

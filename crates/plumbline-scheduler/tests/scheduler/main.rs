@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod admission;
 #[cfg(test)]
+mod aside;
+#[cfg(test)]
 mod batching;
 #[cfg(test)]
 mod cancellation;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plumbline_core::{BatchScores, ModelError, PackedBatch, ReferenceInfo, ReferenceModel};
-use plumbline_scheduler::{Scheduler, SchedulerConfig};
+use plumbline_scheduler::{Models, Scheduler, SchedulerConfig};
 use proptest::prelude::*;
 
 use crate::support::{Recorder, WIDE, block_on, expected, info, score, sequences, wait};
@@ -130,6 +130,24 @@ fn the_head_comes_back() {
         drop(wait(device.scheduler.submit(sequences(&[1])).unwrap()).unwrap());
     }
     assert_eq!(device.head.load(Ordering::Relaxed), 8);
+}
+
+/// A job that runs out of memory has the error; what scoring may use is not touched.
+#[test]
+fn jobs_beside_scoring_change_nothing_about_memory() {
+    let device = device(20, 8, WIDE);
+    let job = device.scheduler.aside(|models: &mut dyn Models| {
+        let mut model = models.model("1").unwrap();
+        let error = model.score(&PackedBatch::pack(&sequences(&[30]))).unwrap_err();
+        let can_save = model.save_memory();
+        model.spend_memory();
+        (error, can_save)
+    });
+    assert_eq!(block_on(job.unwrap().wait()), Ok((ModelError::OutOfMemory("38 of 20".into()), false)));
+    assert_eq!(device.head.load(Ordering::Relaxed), 8);
+    assert_eq!(device.recorder.out_of_memory.load(Ordering::Relaxed), 0);
+    drop(wait(device.scheduler.submit(sequences(&[9])).unwrap()).unwrap());
+    assert_eq!(device.recorder.forwards(), [(9, 1, false)]);
 }
 
 proptest! {

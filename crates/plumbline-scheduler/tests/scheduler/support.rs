@@ -27,6 +27,8 @@ pub(crate) const WIDE: SchedulerConfig = SchedulerConfig {
     max_batch_sequences: 100,
     keep_versions: 2,
     max_weight_bytes: 0,
+    aside_share: 0.02,
+    max_aside_jobs: 16,
 };
 
 /// What a fake forward does instead of answering; `None` = answer.

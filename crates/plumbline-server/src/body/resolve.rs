@@ -31,6 +31,7 @@ pub(crate) struct Verification {
     pub(crate) wanted: Vec<Wanted>,
     pub(crate) include_tokens: bool,
     pub(crate) include_importance_weights: bool,
+    pub(crate) include_diagnosis: bool,
 }
 
 /// Validates a request and fills in what it leaves to defaults. Nothing is repaired.
@@ -43,10 +44,6 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     check_name(&mut errors, "/engine", Some(&request.engine));
     check_name(&mut errors, "/worker", request.worker.as_ref());
     check_name(&mut errors, "/policy_version", request.policy_version.as_ref());
-    for (index, _) in request.include.iter().enumerate().filter(|(_, part)| **part == Include::Diagnosis) {
-        let detail = "diagnosis is not available in this version";
-        report(&mut errors, Code::IncludeUnavailable, format!("/include/{index}"), detail.into());
-    }
     let count = request.sequences.len();
     if count == 0 {
         report(&mut errors, Code::EmptySequences, "/sequences".into(), "must have at least one sequence".into());
@@ -97,6 +94,7 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
         wanted,
         include_tokens: request.include.contains(&Include::Tokens),
         include_importance_weights: request.include.contains(&Include::ImportanceWeights),
+        include_diagnosis: request.include.contains(&Include::Diagnosis),
     })
 }
 
@@ -390,11 +388,7 @@ mod tests {
         let mut body = with("/run", json!(""));
         body["include"] = json!(["tokens", "diagnosis"]);
         body["sequences"][1]["logprobs"] = json!([]);
-        let expected = [
-            ("invalid_label", "/run"),
-            ("include_unavailable", "/include/1"),
-            ("length_mismatch", "/sequences/1/logprobs"),
-        ];
+        let expected = [("invalid_label", "/run"), ("length_mismatch", "/sequences/1/logprobs")];
         let (status, errors) = errors(&body);
         assert_eq!(status, 422);
         assert_eq!(errors, expected.map(|(code, pointer)| (code, pointer.to_owned())));

@@ -105,7 +105,8 @@ pub(crate) enum Include {
     Tokens,
     /// Importance weights per token and sequence.
     ImportanceWeights,
-    /// Causes of a divergence. Not available in this version: refused with 422.
+    /// Causes of the divergence of each sequence whose verdict is not `consistent`. The answer takes longer, within limits
+    /// of the server's.
     Diagnosis,
 }
 

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use plumbline_divergence::NoiseFloor;
+
 use super::Config;
 
 /// Why an address without API keys is refused.
@@ -14,7 +16,7 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 18] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 24] = [
             ("threads", self.threads as u64, 0..=4096),
             ("head_chunk_bytes", self.head_chunk_bytes as u64, 1 << 20..=1 << 36),
             ("mlp_chunk_bytes", self.mlp_chunk_bytes as u64, 1 << 20..=1 << 36),
@@ -32,6 +34,12 @@ impl Config {
             ("max_label_sets", self.max_label_sets as u64, 0..=10_000),
             ("label_idle_seconds", self.label_idle_seconds, SECONDS),
             ("verdict_min_tokens", self.verdict_min_tokens, 1..=1 << 32),
+            ("aside_tokens", self.aside_tokens as u64, 32..=1 << 20),
+            ("aside_max_tokens", self.aside_max_tokens as u64, TOKENS),
+            ("noise_floor_tokens", self.noise_floor_tokens as u64, 0..=1 << 20),
+            ("diagnosis_tokens_per_minute", self.diagnosis_tokens_per_minute as u64, 0..=1 << 32),
+            ("diagnosis_request_tokens", self.diagnosis_request_tokens as u64, TOKENS),
+            ("diagnosis_request_seconds", self.diagnosis_request_seconds, 1..=3600),
             ("drain_seconds", self.drain_seconds, 1..=3600),
         ];
         let mut problems: Vec<_> = ranges
@@ -78,6 +86,15 @@ impl Config {
         }
         if self.max_queue_tokens < self.max_batch_tokens {
             report("max_queue_tokens", "must not be below max_batch_tokens, or no batch could ever fill".into());
+        }
+        if !(0.0..=0.5).contains(&self.aside_share) {
+            report("aside_share", "must be from 0 to 0.5".into());
+        }
+        if self.aside_max_tokens < self.aside_tokens {
+            report("aside_max_tokens", "must not be below aside_tokens".into());
+        }
+        if (1..NoiseFloor::MIN_TOKENS).contains(&(self.noise_floor_tokens as u64)) {
+            report("noise_floor_tokens", format!("must be 0 or at least {}", NoiseFloor::MIN_TOKENS));
         }
         if self.label_idle_seconds < self.window_seconds {
             report(
@@ -143,6 +160,11 @@ mod tests {
         assert_eq!(keys(|c| c.verdict_kl_k3_divergent_nats = 1e-4), ["verdict_kl_k3_divergent_nats"]);
         assert_eq!(keys(|c| c.max_queue_tokens = 100), ["max_queue_tokens"]);
         assert_eq!(keys(|c| c.label_idle_seconds = 299), ["label_idle_seconds"]);
+        assert_eq!(keys(|c| c.aside_share = 0.6), ["aside_share"]);
+        assert_eq!(keys(|c| c.aside_share = f64::NAN), ["aside_share"]);
+        assert_eq!(keys(|c| c.aside_max_tokens = 255), ["aside_max_tokens"]);
+        assert_eq!(keys(|c| c.noise_floor_tokens = 255), ["noise_floor_tokens"]);
+        assert_eq!(keys(|c| c.noise_floor_tokens = 0), [] as [&str; 0]);
         assert_eq!(keys(|c| c.revision = Some("main".into())), ["revision"]);
         assert_eq!(
             keys(|c| {

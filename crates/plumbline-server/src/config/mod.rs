@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 pub use self::error::{ConfigError, KeyProblem};
 pub use self::layers::DEFAULT_CONFIG_FILE;
 
+/// Pieces of work beside scoring that may wait. The floor's measurement and the diagnoses each have one at a time.
+const MAX_ASIDE_JOBS: usize = 16;
+
 /// Every key of the service. Keys are flat; the unit is in the name where there is one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +122,21 @@ pub struct Config {
     /// Sequences from which a detector learns the level of a run and engine.
     pub drift_baseline_sequences: u64,
 
+    /// Part of a model thread's time that noise floors and diagnoses get while something waits to be scored.
+    pub aside_share: f64,
+    /// Tokens of one piece of that work: what a batch may have to wait for.
+    pub aside_tokens: usize,
+    /// Tokens of a piece that cannot be cut, a single long sequence; longer ones are not re-scored.
+    pub aside_max_tokens: usize,
+    /// Tokens that the noise floor of a version is measured on; 0 = it is not measured.
+    pub noise_floor_tokens: usize,
+    /// Tokens a minute at most that are re-scored to diagnose suspicious sequences unasked; 0 = they are not.
+    pub diagnosis_tokens_per_minute: usize,
+    /// Tokens at most that are re-scored for the diagnoses of one request that includes them.
+    pub diagnosis_request_tokens: usize,
+    /// Seconds that such a request waits for its diagnoses at most.
+    pub diagnosis_request_seconds: u64,
+
     /// Seconds in which everything admitted is answered after SIGTERM.
     pub drain_seconds: u64,
     /// Format of the log on stderr.
@@ -196,6 +214,13 @@ impl Default for Config {
             drift_mean_run_length: drift.mean_run_length,
             drift_tolerance: drift.tolerance,
             drift_baseline_sequences: drift.baseline_sequences,
+            aside_share: 0.02,
+            aside_tokens: 256,
+            aside_max_tokens: 1024,
+            noise_floor_tokens: 2048,
+            diagnosis_tokens_per_minute: 20_000,
+            diagnosis_request_tokens: 16_384,
+            diagnosis_request_seconds: 30,
             drain_seconds: 30,
             log_format: LogFormat::Text,
             no_auth: false,
@@ -222,6 +247,8 @@ impl Config {
             max_batch_sequences: self.max_batch_sequences,
             keep_versions: self.keep_versions,
             max_weight_bytes: self.max_weight_bytes,
+            aside_share: self.aside_share,
+            max_aside_jobs: MAX_ASIDE_JOBS,
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_core::{SkipCounts, SkipReason};
 use plumbline_divergence::{
-    CAUSE_CODES, DeltaHistogram, DriftUpdate, GroupKey, GroupSummary, GroupView, Monitor, MonitorConfig,
-    SequenceComparison, SequenceSummary, SufficientStatistics, Verdict,
+    Cause, DeltaHistogram, DriftUpdate, GroupKey, GroupSummary, GroupView, Monitor, MonitorConfig, SequenceComparison,
+    SequenceSummary, SufficientStatistics, Verdict,
 };
 use prometheus::core::Collector;
 use prometheus::{
@@ -106,19 +106,13 @@ impl DivergenceMetrics {
         group
     }
 
-    /// Counts diagnosed sequences by the cause that was ranked first. A code that is not one of [`CAUSE_CODES`] is a defect and
-    /// counts as `unknown`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called by whoever diagnoses"))]
-    pub(crate) fn count_diagnoses(&self, run: &str, engine: &str, causes: &[&'static str]) {
+    /// Counts diagnosed sequences by the cause that was ranked first.
+    pub(crate) fn count_diagnoses(&self, run: &str, engine: &str, causes: &[Cause]) {
         let now = self.started.elapsed();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
         let group = monitor.resolve(now, run, engine);
-        let known = |cause: &&'static str| {
-            debug_assert!(CAUSE_CODES.contains(cause), "{cause} is no cause");
-            if CAUSE_CODES.contains(cause) { *cause } else { "unknown" }
-        };
-        let causes: Vec<_> = causes.iter().map(known).collect();
+        let causes: Vec<_> = causes.iter().map(|cause| cause.as_str()).collect();
         self.count_causes(&group, &causes);
         monitor.count_diagnoses(now, &group, &causes);
     }
@@ -189,7 +183,7 @@ impl DivergenceMetrics {
     }
 
     fn count_causes(&self, group: &GroupKey, causes: &[&str]) {
-        for cause in CAUSE_CODES {
+        for cause in Cause::ALL.map(Cause::as_str) {
             let count = causes.iter().filter(|own| **own == cause).count();
             self.diagnoses.with_label_values(&self.labels(group, Some(("cause", cause)))).inc_by(count as u64);
         }
@@ -207,7 +201,7 @@ impl DivergenceMetrics {
                 let _ = family.remove_label_values(&self.labels(&group, spec.label));
             }
             let _ = self.drift_score.remove_label_values(&self.labels(&group, None));
-            for cause in CAUSE_CODES {
+            for cause in Cause::ALL.map(Cause::as_str) {
                 let _ = self.diagnoses.remove_label_values(&self.labels(&group, Some(("cause", cause))));
             }
             let _ = self.abs_log_ratio.remove_label_values(&self.labels(&group, None));

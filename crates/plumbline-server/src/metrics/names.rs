@@ -60,6 +60,18 @@ pub(super) const REFERENCE_INFO: Described =
     ("plumbline_reference_info", "The resident reference; its value is 1 and it is one series.");
 pub(super) const REFERENCE_LABELS: [&str; 5] = ["model_name", "dtype", "head_dtype", "device", "weight_version"];
 pub(super) const BUILD_INFO: Described = ("plumbline_build_info", "The running binary; its value is 1.");
+pub(super) const ASIDE_SECONDS: Described =
+    ("plumbline_aside_seconds", "Time of one piece of work beside scoring (noise floor, diagnosis) on the model.");
+pub(super) const FLOOR_STATE: Described = (
+    "plumbline_noise_floor_state",
+    "How far the noise floor of the current version is: 1 for its state, 0 for the others.",
+);
+pub(super) const DIAGNOSES_WAITING: Described =
+    ("plumbline_diagnoses_waiting", "Suspicious requests that wait to be diagnosed.");
+pub(super) const DIAGNOSES_DROPPED: Described =
+    ("plumbline_diagnoses_dropped_total", "Suspicious requests that were not diagnosed because too many wait.");
+pub(super) const DIAGNOSIS_TOKENS: Described =
+    ("plumbline_diagnosis_tokens_total", "Tokens that were scored again to diagnose suspicious requests.");
 pub(super) const ABS_LOG_RATIO: Described =
     ("plumbline_abs_log_ratio_nats", "|d| of compared tokens, d = reference logprob - engine logprob.");
 pub(super) const TOKENS_SKIPPED: Described =

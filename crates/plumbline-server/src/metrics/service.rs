@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::names::{self, Described};
+use crate::floor::FloorState;
 
 /// Metrics of requests, queue, batches and the process.
 #[derive(Clone, Debug)]
@@ -36,6 +37,11 @@ pub(crate) struct ServiceMetrics {
     versions: IntGauge,
     weight_bytes: IntGauge,
     reference_info: IntGaugeVec,
+    aside_seconds: Histogram,
+    floor_state: IntGaugeVec,
+    diagnoses_waiting: IntGauge,
+    diagnoses_dropped: IntCounter,
+    diagnosis_tokens: IntCounter,
     /// Labels of the one series of `reference_info`.
     shown_reference: Arc<Mutex<Option<[String; 5]>>>,
 }
@@ -58,6 +64,11 @@ impl ServiceMetrics {
         }
         let (name, help) = names::REFERENCE_INFO;
         let reference_info = registered(registry, IntGaugeVec::new(Opts::new(name, help), &names::REFERENCE_LABELS)?)?;
+        let (name, help) = names::FLOOR_STATE;
+        let floor_state = registered(registry, IntGaugeVec::new(Opts::new(name, help), &["state"])?)?;
+        for state in FloorState::ALL {
+            floor_state.get_metric_with_label_values(&[state.as_str()])?;
+        }
         register_build_info(registry)?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -84,6 +95,11 @@ impl ServiceMetrics {
             versions: gauge(registry, names::REFERENCE_VERSIONS)?,
             weight_bytes: gauge(registry, names::WEIGHT_BYTES)?,
             reference_info,
+            aside_seconds: seconds(names::ASIDE_SECONDS)?,
+            floor_state,
+            diagnoses_waiting: gauge(registry, names::DIAGNOSES_WAITING)?,
+            diagnoses_dropped: counter(registry, names::DIAGNOSES_DROPPED)?,
+            diagnosis_tokens: counter(registry, names::DIAGNOSIS_TOKENS)?,
             shown_reference: Arc::default(),
         })
     }
@@ -99,6 +115,33 @@ impl ServiceMetrics {
             // It was set under this lock, so it is there.
             let _ = self.reference_info.remove_label_values(&earlier.each_ref().map(String::as_str));
         }
+    }
+
+    /// How far the noise floor of the current version is.
+    pub(crate) fn set_floor_state(&self, state: FloorState) {
+        for other in FloorState::ALL {
+            self.floor_state.with_label_values(&[other.as_str()]).set(i64::from(other == state));
+        }
+    }
+
+    /// How far the noise floor of the current version is; `None` before the reference is resident.
+    pub(crate) fn floor_state(&self) -> Option<FloorState> {
+        FloorState::ALL.into_iter().find(|state| self.floor_state.with_label_values(&[state.as_str()]).get() == 1)
+    }
+
+    /// So many requests wait to be diagnosed.
+    pub(crate) fn diagnoses_waiting(&self, waiting: usize) {
+        self.diagnoses_waiting.set(waiting as i64);
+    }
+
+    /// A suspicious request will not be diagnosed.
+    pub(crate) fn diagnosis_dropped(&self) {
+        self.diagnoses_dropped.inc();
+    }
+
+    /// So many tokens were scored again for a diagnosis.
+    pub(crate) fn diagnosis_probed(&self, tokens: usize) {
+        self.diagnosis_tokens.inc_by(tokens as u64);
     }
 
     /// A checkpoint has become the current version.
@@ -177,6 +220,10 @@ impl Observer for ServiceMetrics {
 
     fn out_of_memory(&self) {
         self.oom_backoffs.inc();
+    }
+
+    fn aside(&self, elapsed: Duration) {
+        self.aside_seconds.observe(elapsed.as_secs_f64());
     }
 
     fn swapped(&self, current: &ReferenceInfo) {

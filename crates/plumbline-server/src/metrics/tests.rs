@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use plumbline_core::SkipCounts;
 use plumbline_divergence::{
-    DriftConfig, FloorHead, FloorSample, MonitorConfig, NoiseFloor, SequenceComparison, SequenceSummary,
+    Cause, DriftConfig, FloorHead, FloorSample, MonitorConfig, NoiseFloor, SequenceComparison, SequenceSummary,
     SufficientStatistics, TokenComparison, Verdict,
 };
 use prometheus::Registry;
@@ -199,11 +199,11 @@ fn every_cause_exists_from_the_start_and_is_counted() {
         let labels = format!("cause=\"{cause}\",engine=\"{engine}\",model_name=\"m\",run=\"{run}\"");
         scrape(&metrics).get(&format!("plumbline_diagnosis_total{{{labels}}}")).copied()
     };
-    for code in plumbline_divergence::CAUSE_CODES {
+    for code in Cause::ALL.map(Cause::as_str) {
         assert_eq!(cause("other", "other", code), Some(0.0), "{code}");
     }
     metrics.observe("r", "vllm", &observation(&[vec![(-1.0, -1.5)]]));
-    metrics.count_diagnoses("r", "vllm", &["stale_weights", "stale_weights", "unknown"]);
+    metrics.count_diagnoses("r", "vllm", &[Cause::StaleWeights, Cause::StaleWeights, Cause::Unknown]);
     assert_eq!(cause("r", "vllm", "stale_weights"), Some(2.0));
     assert_eq!(cause("r", "vllm", "unknown"), Some(1.0));
     assert_eq!(cause("r", "vllm", "bos_missing"), Some(0.0));

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::noise_floor::NoiseFloorResponse;
+use crate::floor::FloorState;
 use crate::problem::{Problem, ProblemDocument};
 use crate::state::{AppState, loading};
 
@@ -47,6 +48,11 @@ pub(super) struct ReferenceResponse {
     /// Divergence that a faithful bf16 engine of this model would show; null: not measured.
     #[schema(required = true)]
     noise_floor: Option<NoiseFloorResponse>,
+    /// How far the noise floor of the current version is: `off`, `measuring`, `waiting` (for traffic to measure it on),
+    /// `sampled` (known from text sampled from the reference), `traffic` (known from recent traffic), `unsupported` (the
+    /// reference cannot simulate a bf16 engine) or `failed`.
+    #[schema(example = "traffic")]
+    noise_floor_state: &'static str,
 }
 
 /// Limits of the model and of the server.
@@ -105,5 +111,6 @@ pub(super) async fn show(State(state): State<Arc<AppState>>) -> Result<Json<Refe
         },
         tokens_per_second: state.scheduler.tokens_per_second(),
         noise_floor: state.floors.of(&info.policy_version).as_deref().map(NoiseFloorResponse::of),
+        noise_floor_state: state.metrics.floor_state().unwrap_or(FloorState::Measuring).as_str(),
     }))
 }

@@ -7,13 +7,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use plumbline_core::ScoringSequence;
+use plumbline_divergence::Diagnosis;
 use plumbline_scheduler::{ScoreError, SubmitError, Ticket};
 
 use crate::body::{Verification, VerificationRequest, check_headers, parse, receive, resolve};
+use crate::diagnosis::{CaseFloor, NotDiagnosed};
 use crate::middleware::ScoredTokens;
 use crate::problem::{Code, Problem, ProblemDocument};
-use crate::state::{AppState, draining, loading, reference_failed};
-use crate::verification::{VerificationResponse, answer};
+use crate::state::{AppState, Resident, draining, loading, reference_failed};
+use crate::verification::{Assessed, VerificationResponse};
 use crate::weights::{Availability, Wanted, available};
 
 /// Bodies up to this are parsed in place: well below a millisecond, less than handing them over is worth.
@@ -64,14 +66,40 @@ pub(super) async fn create(
     let outcomes = ticket.wait().await.map_err(|ScoreError::Stopped| draining())?;
 
     let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
-    let (run, engine) = (verification.run.clone(), verification.engine.clone());
-    let answer = compute(tokens > INLINE_TOKENS, move || answer(&verification, outcomes, &levels, &floors)).await??;
+    let heavy = tokens > INLINE_TOKENS;
+    let assessed = compute(heavy, move || Assessed::new(verification, outcomes, &levels, &floors)).await??;
+    let (assessed, diagnosis) = diagnosed(&state, resident, assessed).await;
+    let (assessed, answer) = compute(heavy, move || {
+        let answer = assessed.answer(diagnosis.as_ref());
+        (assessed, answer)
+    })
+    .await?;
+    let (verification, answer) = (assessed.verification(), answer?);
     // No await between here and the answer: what is counted was answered.
-    let group = resident.divergence.observe(&run, &engine, &answer.observation);
+    let group = resident.divergence.observe(&verification.run, &verification.engine, &answer.observation);
     state.sequences.add(answer.sequences, &group.run);
+    resident.recent.add(&verification.rollouts);
     let mut response = ([(header::CONTENT_TYPE, "application/json")], answer.json).into_response();
     response.extensions_mut().insert(ScoredTokens(tokens));
     Ok(response)
+}
+
+/// Has the causes of what is suspicious looked for: at once if the request asks for them, else some time.
+async fn diagnosed(
+    state: &AppState,
+    resident: &Resident,
+    assessed: Assessed,
+) -> (Assessed, Option<Result<Diagnosis, NotDiagnosed>>) {
+    let floor = |version: &str| match state.floors.of(version) {
+        Some(measured) => CaseFloor::Measured(measured),
+        None => CaseFloor::Published,
+    };
+    let Some(case) = assessed.case(floor) else { return (assessed, None) };
+    if assessed.verification().include_diagnosis {
+        return (assessed, Some(resident.diagnoses.ask(case).await));
+    }
+    resident.diagnoses.offer(case);
+    (assessed, None)
 }
 
 /// Runs CPU-bound work, off the async workers if it is heavy.

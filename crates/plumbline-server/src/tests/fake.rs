@@ -1,9 +1,11 @@
 //! A reference whose numbers are a formula of the token.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use plumbline_core::{
-    BatchScores, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, TokenScores,
+    BatchScores, ModelError, ModelLimits, PackedBatch, ReferenceInfo, ReferenceModel, ScoreTiming, ScoringSequence,
+    TokenScores, Variant,
 };
 
 /// Scoring a batch with this token fails.
@@ -16,6 +18,42 @@ pub(super) struct FakeModel {
     info: ReferenceInfo,
     /// When present, every batch waits for a permit.
     gate: Option<Receiver<()>>,
+    /// What the model was asked for.
+    calls: Calls,
+    /// Whether it has the variants of bf16 engines.
+    simulates: bool,
+    /// Whether it gives its logits.
+    gives_logits: bool,
+}
+
+/// One call of a model, with the rows of its forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Score(usize),
+    Variant(usize),
+    Logits(usize),
+}
+
+impl Call {
+    pub(super) fn rows(self) -> usize {
+        match self {
+            Self::Score(rows) | Self::Variant(rows) | Self::Logits(rows) => rows,
+        }
+    }
+}
+
+/// All calls in their order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Calls(Arc<Mutex<Vec<Call>>>);
+
+impl Calls {
+    pub(super) fn all(&self) -> Vec<Call> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn add(&self, call: Call) {
+        self.0.lock().unwrap().push(call);
+    }
 }
 
 impl Default for FakeModel {
@@ -32,7 +70,7 @@ impl Default for FakeModel {
             eos_token_ids: vec![EOS],
             limits: ModelLimits { vocab_size: 100, max_positions: 4096 },
         };
-        Self { info, gate: None }
+        Self { info, gate: None, calls: Calls::default(), simulates: false, gives_logits: false }
     }
 }
 
@@ -46,6 +84,21 @@ impl FakeModel {
     /// The same model with other weights.
     pub(super) fn with_version(self, policy_version: &str) -> Self {
         Self { info: ReferenceInfo { policy_version: policy_version.into(), ..self.info }, ..self }
+    }
+
+    /// The same model, but its bf16 variants' logprobs are 1 % larger.
+    pub(super) fn that_simulates(self) -> Self {
+        Self { simulates: true, ..self }
+    }
+
+    /// The same model, but all next tokens are equally likely in its logits.
+    pub(super) fn that_gives_logits(self) -> Self {
+        Self { gives_logits: true, ..self }
+    }
+
+    /// What it is asked for from now on.
+    pub(super) fn calls(&self) -> Calls {
+        self.calls.clone()
     }
 
     /// The same model elsewhere.
@@ -68,20 +121,60 @@ impl ReferenceModel for FakeModel {
         if let Some(gate) = &self.gate {
             let _ = gate.recv();
         }
+        self.calls.add(Call::Score(batch.tokens()));
         if batch.targets().iter().any(|target| target.token == POISON) {
             return Err(ModelError::Device("secret device details".into()));
         }
+        Ok(Self::answer(batch, 1.0))
+    }
+
+    fn supports(&self, variant: &Variant) -> bool {
+        self.simulates && matches!(variant, Variant::Bf16 { .. })
+    }
+
+    fn score_variant(&mut self, batch: &PackedBatch, variant: &Variant) -> Result<BatchScores, ModelError> {
+        if !self.supports(variant) {
+            return Err(ModelError::Unsupported(format!("{variant:?}")));
+        }
+        self.calls.add(Call::Variant(batch.tokens()));
+        if batch.targets().iter().any(|target| target.token == POISON) {
+            return Err(ModelError::Device("secret device details".into()));
+        }
+        Ok(Self::answer(batch, 1.01))
+    }
+
+    fn logits(
+        &mut self,
+        sequence: &ScoringSequence,
+        places: &[usize],
+        visit: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), ModelError> {
+        if !self.gives_logits {
+            return Err(ModelError::Unsupported("logits".into()));
+        }
+        self.calls.add(Call::Logits(sequence.forward_tokens()));
+        let mut row = vec![0.0; self.info.limits.vocab_size];
+        // Neither ends a sequence nor fails one.
+        row[EOS as usize] = f32::NEG_INFINITY;
+        row[POISON as usize] = f32::NEG_INFINITY;
+        places.iter().for_each(|place| visit(*place, &row));
+        Ok(())
+    }
+}
+
+impl FakeModel {
+    fn answer(batch: &PackedBatch, factor: f64) -> BatchScores {
         let sequences = batch.sequence_targets().iter().map(|range| {
             let mut scores = TokenScores::with_capacity(range.len());
             for target in &batch.targets()[range.clone()] {
-                scores.logprobs.push(Self::logprob(target.token, 1.0));
-                scores.logprobs_in_mode.push(Self::logprob(target.token, target.temperature));
+                scores.logprobs.push(Self::logprob(target.token, 1.0) * factor);
+                scores.logprobs_in_mode.push(Self::logprob(target.token, target.temperature) * factor);
                 scores.entropy.push(0.5);
                 scores.rank.push(target.token % 3);
                 scores.eos_probability.push(0.25);
             }
             scores
         });
-        Ok(BatchScores { sequences: sequences.collect(), timing: ScoreTiming::default() })
+        BatchScores { sequences: sequences.collect(), timing: ScoreTiming::default() }
     }
 }

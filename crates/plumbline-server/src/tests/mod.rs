@@ -1,6 +1,8 @@
 //! The service from outside: requests into the router, or over TCP, with a reference that only counts.
 
+mod diagnosis;
 mod fake;
+mod floor;
 mod protocol;
 mod requests;
 mod running;
@@ -15,6 +17,7 @@ use tower::ServiceExt;
 
 use self::fake::FakeModel;
 use crate::config::Config;
+use crate::diagnosis::Diagnose;
 use crate::serve::{App, build};
 use crate::weights::ReferenceSource;
 
@@ -65,6 +68,15 @@ impl Service {
         Self(app)
     }
 
+    /// With another search for causes.
+    async fn with_diagnose(config: Config, model: FakeModel, diagnose: Diagnose) -> Self {
+        let source = ReferenceSource::new(move || Ok::<_, String>(Box::new(model) as Box<dyn ReferenceModel>));
+        let app = build(config, source).unwrap();
+        let info = app.state.scheduler.ready().await.unwrap();
+        app.state.set_resident_with(&info, diagnose).unwrap();
+        Self(app)
+    }
+
     async fn default() -> Self {
         Self::new(Config::default(), FakeModel::default()).await
     }
@@ -97,6 +109,21 @@ impl Service {
 fn metric(text: &str, series: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == series))?;
     Some(line.rsplit_once(' ')?.1.parse().unwrap())
+}
+
+/// A rollout with these completion tokens, whose logprobs are `off` nats from the fake reference's.
+fn rollout(id: &str, completion: &[u32], off: f64) -> Value {
+    let logprobs: Vec<f64> = completion.iter().map(|token| FakeModel::logprob(*token, 1.0) - off).collect();
+    json!({"id": id, "prompt_token_ids": [1, 5], "completion_token_ids": completion, "logprobs": logprobs})
+}
+
+/// Waits until a condition holds.
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < patience, "{what}");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
 }
 
 fn post(body: impl Into<Body>) -> Request<Body> {

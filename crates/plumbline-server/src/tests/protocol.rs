@@ -130,7 +130,7 @@ async fn the_reference_is_described() {
             "vocab_size": 100, "max_positions": 4096, "max_sequence_tokens": 4096, "max_sequences_per_request": 1024,
             "max_body_bytes": 33_554_432, "max_batch_tokens": 8192, "max_queue_tokens": 1_048_576
         },
-        "tokens_per_second": null, "noise_floor": null
+        "tokens_per_second": null, "noise_floor": null, "noise_floor_state": "measuring"
     });
     assert_eq!(reply.json(), expected);
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plumbline_core::{ReferenceInfo, ReferenceModel};
+use plumbline_divergence::ModelFacts;
 use plumbline_scheduler::{Scheduler, UpdateError};
 
 pub(crate) use self::availability::{Availability, Wanted, available};
@@ -24,12 +25,16 @@ pub(crate) type LoadVersion = Arc<dyn Fn(&Path, &str) -> Result<Box<dyn Referenc
 /// Loads the first reference.
 pub(crate) type LoadInitial = Box<dyn FnOnce() -> Result<Box<dyn ReferenceModel>, String> + Send>;
 
+/// What is known of the resident model beside its identity.
+pub(crate) type ResidentFacts = Arc<dyn Fn() -> ModelFacts + Send + Sync>;
+
 /// Where references come from: the first one, and new versions of its weights. For each device that holds a copy.
 pub struct ReferenceSource {
     /// One for each copy.
     pub(crate) initial: Vec<LoadInitial>,
     /// One for each copy; `None` if the weights of one never change.
     pub(crate) versions: Option<Vec<LoadVersion>>,
+    pub(crate) facts: Option<ResidentFacts>,
 }
 
 impl ReferenceSource {
@@ -37,7 +42,15 @@ impl ReferenceSource {
     pub fn new<E: std::fmt::Display>(
         initial: impl FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
     ) -> Self {
-        Self { initial: vec![Box::new(|| initial().map_err(|error| format!("{error:#}")))], versions: None }
+        let initial: LoadInitial = Box::new(|| initial().map_err(|error| format!("{error:#}")));
+        Self { initial: vec![initial], versions: None, facts: None }
+    }
+
+    /// `facts` says what diagnoses can make use of beside what the reference says of itself. Called once, when that is
+    /// resident. Its ids of EOS and its `vocab_size` are those of the reference.
+    #[must_use]
+    pub fn with_facts(self, facts: impl Fn() -> ModelFacts + Send + Sync + 'static) -> Self {
+        Self { facts: Some(Arc::new(facts)), ..self }
     }
 
     /// `load` makes a version of the model from a checkpoint folder and the version's name. It runs on a thread of its own.
@@ -54,13 +67,17 @@ impl ReferenceSource {
     /// The copies of all `sources`, which must be of one model: each has a thread of its own, and they share the work.
     #[must_use]
     pub fn together(sources: impl IntoIterator<Item = Self>) -> Self {
-        let (initial, versions): (Vec<_>, Vec<_>) =
-            sources.into_iter().map(|source| (source.initial, source.versions)).unzip();
-        let versions: Option<Vec<_>> = versions.into_iter().collect();
-        Self {
-            initial: initial.into_iter().flatten().collect(),
-            versions: versions.map(|versions| versions.into_iter().flatten().collect()),
+        let (mut initial, mut versions, mut facts) = (Vec::new(), Some(Vec::new()), None);
+        for source in sources {
+            initial.extend(source.initial);
+            versions = versions.zip(source.versions).map(|(mut all, own)| {
+                all.extend(own);
+                all
+            });
+            // They are of one model.
+            facts = facts.or(source.facts);
         }
+        Self { initial, versions, facts }
     }
 }
 

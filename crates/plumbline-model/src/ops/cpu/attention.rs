@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::gemm::{Depth, MIN_SIDE, Output, Threads, View, multiply};
 use super::kernels;
 use super::matrix::{Matrix, Pool};
+use crate::ops::Rounding;
 use crate::profile::{Profile, Stage};
 use crate::spec::AttentionSpec;
 
@@ -92,6 +93,7 @@ pub(super) fn attend(
     qkv: &Qkv,
     spec: &AttentionSpec,
     segments: &[Segment],
+    rounding: Rounding,
     profile: Option<&Profile>,
 ) -> Result<Matrix> {
     let started = Instant::now();
@@ -118,7 +120,7 @@ pub(super) fn attend(
     blocks.into_par_iter().with_max_len(1).try_for_each_init(scratch, |scratch, mut block| {
         let started = Instant::now();
         let pieces = &chains[block.segment];
-        attend_block(scratch, qkv, spec, pieces, &mut block, clock.as_ref())?;
+        attend_block(scratch, qkv, spec, pieces, &mut block, rounding, clock.as_ref())?;
         if let Some(clock) = &clock {
             clock.add(&clock.all, started);
         }
@@ -192,6 +194,7 @@ fn attend_block(
     spec: &AttentionSpec,
     pieces: &[Piece],
     block: &mut Block<'_>,
+    rounding: Rounding,
     clock: Option<&Clock>,
 ) -> Result<()> {
     let group = spec.heads / spec.kv_heads;
@@ -256,6 +259,7 @@ fn attend_block(
                 }
                 let sums = &mut sums[row * value_width..][..value_width];
                 weigh(scores, visible, spec.softcap, &mut scratch.softmax[row], sums);
+                rounding.narrow(scores);
             }
             timed(&mut || {
                 multiply(
@@ -275,6 +279,7 @@ fn attend_block(
             let output = &mut block.output[(row % block.len * spec.heads + head) * spec.value_dim..][..spec.value_dim];
             output.copy_from_slice(&sums[..spec.value_dim]);
             kernels::scale(output, (1.0 / running.sum) as f32);
+            rounding.narrow(output);
         }
     }
     Ok(())

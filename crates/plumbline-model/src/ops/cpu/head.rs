@@ -10,12 +10,12 @@ use rayon::prelude::*;
 use super::CpuOps;
 use super::gemm::{MIN_SIDE, View};
 use super::kernels;
-use super::linear::{TASK_ROWS, linear};
+use super::linear::TASK_ROWS;
 use super::matrix::Matrix;
 use super::norm::NormWeights;
 use super::weights::Weights;
 use crate::ops::head_rows::{HeadRow, HeadRows};
-use crate::ops::{Head, LogitsVisitor, TargetScore};
+use crate::ops::{Head, LogitsVisitor, Rounding, TargetScore};
 use crate::profile::Stage;
 
 /// Columns of a block of logits: with 8 KiB a row they stay in the first cache between the passes over them.
@@ -38,10 +38,11 @@ struct HeadWeights<'a> {
     multiplier: f32,
     softcap: Option<f32>,
     eos: &'a [u32],
+    rounding: Rounding,
 }
 
 impl<'a> HeadWeights<'a> {
-    fn new(head: &'a Head, weight: &'a [f32], bias: Option<&'a [f32]>, hidden: &Matrix) -> Self {
+    fn new(head: &'a Head, weight: &'a [f32], bias: Option<&'a [f32]>, hidden: &Matrix, rounding: Rounding) -> Self {
         Self {
             weight,
             bias,
@@ -49,6 +50,7 @@ impl<'a> HeadWeights<'a> {
             multiplier: head.multiplier as f32,
             softcap: head.softcap.map(|cap| cap as f32),
             eos: &head.eos,
+            rounding,
         }
     }
 
@@ -58,11 +60,15 @@ impl<'a> HeadWeights<'a> {
 
     /// From products to logits.
     fn finish(&self, products: &mut [f32]) {
+        self.rounding.narrow_logits(products);
         if self.multiplier != 1.0 {
             kernels::scale(products, self.multiplier);
         }
         if let Some(cap) = self.softcap {
             kernels::softcap(products, cap);
+        }
+        if self.multiplier != 1.0 || self.softcap.is_some() {
+            self.rounding.narrow_logits(products);
         }
     }
 }
@@ -89,10 +95,11 @@ struct RowState<'a> {
 /// See [`crate::ops::Ops::head_scores`].
 pub(super) fn scores(ops: &CpuOps, hidden: &Matrix, head: &Head, targets: &[Target]) -> Result<Vec<TargetScore>> {
     let grouped = HeadRows::new(targets);
-    let (weight, norm) = (Weights::of(&head.linear.weight)?, NormWeights::of(&head.norm)?);
+    let (weight, norm) = (Weights::of(&head.linear.weight)?, NormWeights::of(&head.norm, ops.rounding)?);
     let bias = head.linear.bias.as_ref().map(Weights::of).transpose()?;
     let norm = norm.row()?;
-    let weights = HeadWeights::new(head, weight.values()?, bias.as_ref().map(Weights::values).transpose()?, hidden);
+    let bias = bias.as_ref().map(Weights::values).transpose()?;
+    let weights = HeadWeights::new(head, weight.values()?, bias, hidden, ops.rounding);
     let blocks = weights.vocabulary().div_ceil(BLOCK_COLUMNS);
     let row_bytes = weights.vocabulary().div_ceil(blocks) * size_of::<f32>();
     let chunk_rows = (ops.chunks.head / row_bytes).clamp(MIN_SIDE, BLOCK_ROWS);
@@ -120,10 +127,11 @@ pub(super) fn logits(
     rows: &[u32],
     visit: &mut LogitsVisitor<'_>,
 ) -> Result<()> {
-    let (weight, norm) = (Weights::of(&head.linear.weight)?, NormWeights::of(&head.norm)?);
+    let (weight, norm) = (Weights::of(&head.linear.weight)?, NormWeights::of(&head.norm, ops.rounding)?);
     let bias = head.linear.bias.as_ref().map(Weights::of).transpose()?;
     let norm = norm.row()?;
-    let weights = HeadWeights::new(head, weight.values()?, bias.as_ref().map(Weights::values).transpose()?, hidden);
+    let bias = bias.as_ref().map(Weights::values).transpose()?;
+    let weights = HeadWeights::new(head, weight.values()?, bias, hidden, ops.rounding);
     let vocabulary = weights.vocabulary();
     let piece_rows = (ops.chunks.head / (vocabulary * size_of::<f32>())).clamp(MIN_SIDE, BLOCK_ROWS);
     for (index, rows) in rows.chunks(piece_rows).enumerate() {
@@ -135,7 +143,7 @@ pub(super) fn logits(
         });
         ops.timed(Stage::HeadGemm, || {
             let x = View::rows(x.values(), x.rows(), weights.hidden, weights.hidden);
-            linear(&ops.pool, logits.values_mut(), vocabulary, x, weights.weight, weights.bias)
+            ops.multiply(logits.values_mut(), vocabulary, x, weights.weight, weights.bias)
         })?;
         ops.timed(Stage::HeadStatistics, || {
             logits.values_mut().par_chunks_mut(vocabulary).for_each(|row| weights.finish(row));
@@ -176,7 +184,7 @@ fn score_rows(
             let weight = &weights.weight[columns.start * weights.hidden..columns.end * weights.hidden];
             let bias = weights.bias.map(|bias| &bias[columns.clone()]);
             let x = View::rows(x.values(), x.rows(), weights.hidden, weights.hidden);
-            linear(&ops.pool, logits.values_mut(), stride, x, weight, bias)
+            ops.multiply(logits.values_mut(), stride, x, weight, bias)
         })?;
         ops.timed(Stage::HeadStatistics, || {
             logits.values_mut().par_chunks_mut(stride).zip(&mut row_states).with_min_len(TASK_ROWS).for_each(
@@ -245,7 +253,7 @@ fn own_logits(
         });
         ops.timed(Stage::HeadGemm, || {
             let own_x = View::rows(own_x.values(), states.len(), hidden, hidden);
-            linear(&ops.pool, products.values_mut(), TARGET_GROUP, own_x, own_weights.values(), own_bias.as_deref())
+            ops.multiply(products.values_mut(), TARGET_GROUP, own_x, own_weights.values(), own_bias.as_deref())
         })?;
         for (index, state) in states.iter_mut().enumerate() {
             let mut logit = [products.values()[index * TARGET_GROUP + index]];

@@ -3,6 +3,7 @@
 //! - `panels`, `gemm` and `kernels`: products and vector loops, the only unsafe code;
 //! - `lanes`: the elementwise functions in those loops;
 //! - `linear`, `norm`, `rotary`, `attention`, `head`: the operations;
+//! - `narrow`: the weights of a product as a bf16 engine holds them;
 //! - `matrix`: activations in buffers that are used again; `weights`: candle tensors as slices.
 //!
 //! Every sum is taken in an order that depends on the row's own sequence only: bits do not change with company, batch order
@@ -15,6 +16,7 @@ mod kernels;
 mod lanes;
 mod linear;
 mod matrix;
+mod narrow;
 mod norm;
 #[cfg(target_arch = "x86_64")]
 mod panels;
@@ -34,7 +36,7 @@ use self::gemm::{MIN_SIDE, View};
 use self::linear::TASK_ROWS;
 use self::matrix::{Matrix, Pool};
 use self::weights::Weights;
-use super::{ChunkBytes, Embedding, FeedForward, Head, LogitsVisitor, Ops, QkNorm, TargetScore};
+use super::{ChunkBytes, Embedding, FeedForward, Head, LogitsVisitor, Ops, QkNorm, Rounding, TargetScore};
 use crate::profile::{Profile, Stage};
 use crate::rope::RopeTable;
 use crate::spec::AttentionSpec;
@@ -46,11 +48,17 @@ pub(crate) struct CpuOps {
     chunks: ChunkBytes,
     pool: Pool,
     profile: Option<Arc<Profile>>,
+    rounding: Rounding,
 }
 
 impl CpuOps {
     pub(crate) fn new(chunks: ChunkBytes, profile: Option<Arc<Profile>>) -> Self {
-        Self { chunks, pool: Pool::default(), profile }
+        Self { chunks, pool: Pool::default(), profile, rounding: Rounding::default() }
+    }
+
+    /// The same operations with results rounded; they share their memory.
+    pub(crate) fn with_rounding(&self, rounding: Rounding) -> Self {
+        Self { chunks: self.chunks, pool: self.pool.clone(), profile: self.profile.clone(), rounding }
     }
 
     pub(crate) fn set_chunks(&mut self, chunks: ChunkBytes) {
@@ -91,7 +99,12 @@ impl CpuOps {
         let weight = Weights::of(&linear.weight)?;
         let bias = linear.bias.as_ref().map(Weights::of).transpose()?;
         let (weight, bias) = (weight.values()?, bias.as_ref().map(Weights::values).transpose()?);
-        self.timed(stage, || linear::linear(&self.pool, output, stride, x, weight, bias))
+        let rows = x.rows;
+        self.timed(stage, || {
+            self.multiply(output, stride, x, weight, bias)?;
+            self.narrow_rows(output, stride, rows);
+            Ok(())
+        })
     }
 
     fn check_width(&self, x: &Matrix, expected: usize) -> Result<()> {
@@ -118,11 +131,16 @@ impl Ops for CpuOps {
         self.timed(Stage::Rows, || {
             for (row, (x, id)) in x.values_mut().chunks_exact_mut(width).zip(embedding.ids).enumerate() {
                 x.copy_from_slice(&table[*id as usize * width..][..width]);
+                self.rounding.narrow(x);
                 if embedding.multiplier != 1.0 {
-                    kernels::scale(x, embedding.multiplier as f32);
+                    kernels::scale(x, self.rounding.narrow_factor(embedding.multiplier) as f32);
+                    self.rounding.narrow(x);
                 }
                 if let Some((table, positions)) = learned {
-                    kernels::add_scaled(x, &table[positions[row] as usize * width..][..width], 1.0);
+                    let mut position = table[positions[row] as usize * width..][..width].to_vec();
+                    self.rounding.narrow(&mut position);
+                    kernels::add_scaled(x, &position, 1.0);
+                    self.rounding.narrow(x);
                 }
             }
         });
@@ -134,15 +152,15 @@ impl Ops for CpuOps {
     }
 
     fn norm(&self, x: &Matrix, norm: &Norm) -> Result<Matrix> {
-        self.timed(Stage::Norm, || norm::norm(&self.pool, x, norm))
+        self.timed(Stage::Norm, || norm::norm(&self.pool, x, norm, self.rounding))
     }
 
     fn add(&self, residual: Matrix, delta: &Matrix, multiplier: f64) -> Result<Matrix> {
-        Ok(self.timed(Stage::Norm, || norm::add(residual, delta, multiplier)))
+        Ok(self.timed(Stage::Norm, || norm::add(residual, delta, multiplier, self.rounding)))
     }
 
     fn add_norm(&self, residual: Matrix, delta: &Matrix, multiplier: f64, norm: &Norm) -> Result<(Matrix, Matrix)> {
-        self.timed(Stage::Norm, || norm::add_norm(&self.pool, residual, delta, multiplier, norm))
+        self.timed(Stage::Norm, || norm::add_norm(&self.pool, residual, delta, multiplier, (norm, self.rounding)))
     }
 
     fn direct_qkv(
@@ -152,7 +170,9 @@ impl Ops for CpuOps {
         norm: Option<&QkNorm>,
         rope: Option<&RopeTable>,
     ) -> Result<Qkv> {
-        self.timed(Stage::Rotary, || rotary::direct(qkv, spec, norm, rope))
+        let narrowed = self.narrowed_table(rope)?;
+        let rope = narrowed.as_ref().or(rope);
+        self.timed(Stage::Rotary, || rotary::direct(qkv, spec, norm, rope, self.rounding))
     }
 
     fn latent_qkv(
@@ -164,11 +184,15 @@ impl Ops for CpuOps {
         rope_dim: usize,
         rope: Option<&RopeTable>,
     ) -> Result<Qkv> {
-        self.timed(Stage::Rotary, || rotary::latent(&self.pool, query, latent, key_value, spec, rope_dim, rope))
+        let narrowed = self.narrowed_table(rope)?;
+        let rope = narrowed.as_ref().or(rope);
+        self.timed(Stage::Rotary, || {
+            rotary::latent(&self.pool, query, latent, key_value, spec, rope_dim, (rope, self.rounding))
+        })
     }
 
     fn attention(&self, qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> Result<Matrix> {
-        attention::attend(&self.pool, qkv, spec, segments, self.profile.as_deref())
+        attention::attend(&self.pool, qkv, spec, segments, self.rounding, self.profile.as_deref())
     }
 
     fn feed_forward(&self, x: &Matrix, mlp: &FeedForward) -> Result<Matrix> {
@@ -189,9 +213,10 @@ impl Ops for CpuOps {
                 inner.values_mut().par_chunks_mut(inner_width).take(rows).with_min_len(TASK_ROWS).for_each(|row| {
                     if mlp.gated {
                         let (gate, up) = row.split_at_mut(width);
-                        kernels::gate(gate, up, mlp.activation);
+                        narrow::gate(gate, up, mlp.activation, self.rounding);
                     } else {
                         kernels::activate(row, mlp.activation);
+                        self.rounding.narrow(row);
                     }
                 });
             });
@@ -230,7 +255,7 @@ impl Ops for CpuOps {
             let width = into.width();
             for (index, (row, weight)) in rows.iter().zip(weights).enumerate() {
                 let into = &mut into.values_mut()[*row as usize * width..][..width];
-                kernels::add_scaled(into, x.row(index), *weight as f32);
+                norm::add_row(into, x.row(index), *weight as f32, self.rounding);
             }
         });
         Ok(into)
@@ -241,7 +266,9 @@ impl Ops for CpuOps {
         let width = x.width();
         self.timed(Stage::Rows, || {
             for (row, x) in x.values_mut().chunks_exact_mut(width).enumerate() {
-                kernels::scale(x, lanes::sigmoid::<false>(gate.row(row)[0]));
+                let share = lanes::sigmoid::<false>(gate.row(row)[0]);
+                kernels::scale(x, self.rounding.narrow_factor(share.into()) as f32);
+                self.rounding.narrow(x);
             }
         });
         Ok(x)

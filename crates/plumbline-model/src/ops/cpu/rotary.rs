@@ -9,7 +9,7 @@ use super::linear::TASK_ROWS;
 use super::matrix::{Matrix, Pool};
 use super::norm::NormWeights;
 use super::weights::Weights;
-use crate::ops::QkNorm;
+use crate::ops::{QkNorm, Rounding};
 use crate::rope::RopeTable;
 use crate::spec::AttentionSpec;
 
@@ -25,9 +25,9 @@ impl<'a> Angles<'a> {
         Ok(Self { cos: Weights::of(rope.cos())?, sin: Weights::of(rope.sin())?, interleaved: rope.interleaved() })
     }
 
-    fn turn(&self, rows: usize) -> Result<Turn<'_>> {
+    fn turn(&self, rows: usize, rounding: Rounding) -> Result<Turn<'_>> {
         let (cos, sin) = (self.cos.values()?, self.sin.values()?);
-        Ok(Turn { cos, sin, pairs: cos.len() / rows, interleaved: self.interleaved })
+        Ok(Turn { cos, sin, pairs: cos.len() / rows, interleaved: self.interleaved, rounding })
     }
 }
 
@@ -38,6 +38,7 @@ struct Turn<'a> {
     sin: &'a [f32],
     pairs: usize,
     interleaved: bool,
+    rounding: Rounding,
 }
 
 impl Turn<'_> {
@@ -52,6 +53,7 @@ impl Turn<'_> {
         let (first, second) = channels.split_at_mut(self.pairs);
         let angles = row * self.pairs..(row + 1) * self.pairs;
         kernels::rotate(first, second, &self.cos[angles.clone()], &self.sin[angles]);
+        self.rounding.narrow(channels);
     }
 }
 
@@ -68,19 +70,20 @@ pub(super) fn direct(
     spec: &AttentionSpec,
     norm: Option<&QkNorm>,
     rope: Option<&RopeTable>,
+    rounding: Rounding,
 ) -> Result<Qkv> {
     let (rows, width, head_dim) = (qkv.rows(), qkv.width(), spec.head_dim);
     let (queries, keys) = (spec.heads * head_dim, spec.kv_heads * head_dim);
     let norm = match norm {
         Some(norm) => Some(QkNormWeights {
-            query: NormWeights::of(&norm.query)?,
-            key: NormWeights::of(&norm.key)?,
+            query: NormWeights::of(&norm.query, rounding)?,
+            key: NormWeights::of(&norm.key, rounding)?,
             all_heads: norm.all_heads,
         }),
         None => None,
     };
     let angles = rope.map(Angles::of).transpose()?;
-    let turn = angles.as_ref().map(|angles| angles.turn(rows)).transpose()?;
+    let turn = angles.as_ref().map(|angles| angles.turn(rows, rounding)).transpose()?;
     let norm = match &norm {
         Some(norm) => Some((norm.query.row()?, norm.key.row()?, norm.all_heads)),
         None => None,
@@ -116,13 +119,13 @@ pub(super) fn latent(
     key_value: Matrix,
     spec: &AttentionSpec,
     rope_dim: usize,
-    rope: Option<&RopeTable>,
+    (rope, rounding): (Option<&RopeTable>, Rounding),
 ) -> Result<Qkv> {
     let (rows, head_dim) = (query.rows(), spec.head_dim);
     let plain = head_dim - rope_dim;
     let stride = plain + spec.value_dim;
     let angles = rope.map(Angles::of).transpose()?;
-    let turn = angles.as_ref().map(|angles| angles.turn(rows)).transpose()?;
+    let turn = angles.as_ref().map(|angles| angles.turn(rows, rounding)).transpose()?;
     let mut key = pool.take(rows, spec.heads * head_dim);
     let width = spec.heads * head_dim;
     query

@@ -5,6 +5,7 @@ use candle_nn::ops::softmax_last_dim;
 use plumbline_core::Segment;
 
 use super::Qkv;
+use crate::ops::Rounding;
 use crate::spec::AttentionSpec;
 
 /// Queries of one segment that are attended at once. Bounds the scores held in memory to
@@ -12,7 +13,7 @@ use crate::spec::AttentionSpec;
 const QUERY_BLOCK: usize = 128;
 
 /// See [`crate::ops::Ops::attention`].
-pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> Result<Tensor> {
+pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment], rounding: Rounding) -> Result<Tensor> {
     #[cfg(feature = "flash-attn")]
     if super::flash::supports(qkv, spec) {
         return super::flash::attend(qkv, spec, segments);
@@ -23,7 +24,8 @@ pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> R
         for start in (0..segment.len).step_by(QUERY_BLOCK) {
             let len = QUERY_BLOCK.min(segment.len - start);
             let query = qkv.query.narrow(0, segment.start + start, len)?;
-            outputs.push(attend_block(&query, &keys, &values, segment.position + start, spec)?);
+            let attended = attend_block(&query, &keys, &values, segment.position + start, spec, rounding)?;
+            outputs.push(rounding.narrow_tensor(attended)?);
         }
     }
     Tensor::cat(&outputs, 0)
@@ -62,6 +64,7 @@ fn attend_block(
     values: &Tensor,
     position: usize,
     spec: &AttentionSpec,
+    rounding: Rounding,
 ) -> Result<Tensor> {
     let len = query.dim(0)?;
     let group = spec.heads / spec.kv_heads;
@@ -84,7 +87,7 @@ fn attend_block(
     let scores = scores.to_dtype(if dtype == DType::F64 { dtype } else { DType::F32 })?;
     let mask = mask(len, position, first_key, seen, spec.window, &scores)?;
     let scores = scores.reshape((spec.kv_heads, group, len, seen))?.broadcast_add(&mask)?;
-    let weights = softmax_last_dim(&scores)?.to_dtype(dtype)?;
+    let weights = rounding.narrow_tensor(softmax_last_dim(&scores)?)?.to_dtype(dtype)?;
     weights
         .reshape((spec.kv_heads, group * len, seen))?
         .matmul(&values)?

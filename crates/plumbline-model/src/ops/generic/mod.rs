@@ -14,7 +14,7 @@ use plumbline_core::{Segment, Target};
 
 use self::head::HeadTarget;
 use super::head_rows::HeadRows;
-use super::{ChunkBytes, Embedding, FeedForward, Head, LogitsVisitor, Ops, QkNorm, TargetScore};
+use super::{ChunkBytes, Embedding, FeedForward, Head, LogitsVisitor, Ops, QkNorm, Rounding, TargetScore};
 use crate::rope::RopeTable;
 use crate::spec::{Activation, AttentionSpec, NormKind};
 use crate::weights::{Linear, Norm};
@@ -23,6 +23,7 @@ use crate::weights::{Linear, Norm};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GenericOps {
     chunks: ChunkBytes,
+    rounding: Rounding,
 }
 
 /// The gemm behind candle's CPU matmul takes other paths, with other roundings, for fewer rows than this. Padding up to it
@@ -38,44 +39,30 @@ pub(crate) struct Qkv {
 
 impl GenericOps {
     pub(crate) fn new(chunks: ChunkBytes) -> Self {
-        Self { chunks }
+        Self { chunks, rounding: Rounding::default() }
+    }
+
+    /// The same operations with results rounded.
+    pub(crate) fn with_rounding(&self, rounding: Rounding) -> Self {
+        Self { chunks: self.chunks, rounding }
     }
 
     pub(crate) fn set_chunks(&mut self, chunks: ChunkBytes) {
         self.chunks = chunks;
     }
 
-    /// Logits of normed rows, widened: half-precision ones are never used for statistics as they are.
-    fn logits(&self, x: &Tensor, head: &Head, dtype: DType) -> Result<Tensor> {
-        let x = self.norm(x, &head.norm)?.to_dtype(head.linear.weight.dtype())?;
-        let mut logits = self.linear(&x, &head.linear)?.to_dtype(norm_dtype(dtype))?;
-        if head.multiplier != 1.0 {
-            logits = (logits * head.multiplier)?;
-        }
-        match head.softcap {
-            Some(cap) => (logits / cap)?.tanh()? * cap,
-            None => Ok(logits),
-        }
-    }
-}
-
-impl Ops for GenericOps {
-    type Rows = Tensor;
-    type Qkv = Qkv;
-
-    fn embed(&self, embedding: &Embedding<'_>) -> Result<Tensor> {
-        let device = embedding.table.device();
-        let mut x = embedding.table.index_select(&Tensor::new(embedding.ids, device)?, 0)?;
-        if embedding.multiplier != 1.0 {
-            x = (x * embedding.multiplier)?;
-        }
-        match embedding.positions {
-            Some((table, positions)) => x + table.index_select(&Tensor::new(positions, device)?, 0)?,
-            None => Ok(x),
-        }
+    fn narrow(&self, x: Tensor) -> Result<Tensor> {
+        self.rounding.narrow_tensor(x)
     }
 
-    fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+    /// Weights as they are multiplied.
+    fn narrow_linear(&self, linear: &Linear) -> Result<Linear> {
+        let bias = linear.bias.clone().map(|bias| self.narrow(bias)).transpose()?;
+        Ok(Linear { weight: self.narrow(linear.weight.clone())?, bias })
+    }
+
+    /// `x w^T + b` of these very weights, not rounded.
+    fn product(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
         let rows = x.dim(0)?;
         let weight = linear.weight.t()?;
         let product = if rows < MIN_GEMM_ROWS && x.device().is_cpu() {
@@ -89,6 +76,57 @@ impl Ops for GenericOps {
         }
     }
 
+    /// A norm's weight as a bf16 engine has it: what is stored is rounded, its sum with an offset is not.
+    fn norm_weight(&self, norm: &Norm) -> Result<Tensor> {
+        if !self.rounding.body || norm.weight_offset == 0.0 {
+            return self.narrow(norm.weight.clone());
+        }
+        self.narrow((&norm.weight - norm.weight_offset)?)? + norm.weight_offset
+    }
+
+    fn rotate(&self, rope: &RopeTable, x: &Tensor) -> Result<Tensor> {
+        self.narrow(rope.rotate(x)?)
+    }
+
+    /// Logits of normed rows, widened: half-precision ones are never used for statistics as they are. The head's weights are
+    /// used as given.
+    fn logits(&self, x: &Tensor, head: &Head, dtype: DType) -> Result<Tensor> {
+        let x = self.norm(x, &head.norm)?.to_dtype(head.linear.weight.dtype())?;
+        let mut logits =
+            self.rounding.narrow_logits_tensor(self.product(&x, &head.linear)?.to_dtype(norm_dtype(dtype))?)?;
+        if head.multiplier != 1.0 {
+            logits = (logits * head.multiplier)?;
+        }
+        if let Some(cap) = head.softcap {
+            logits = ((logits / cap)?.tanh()? * cap)?;
+        }
+        self.rounding.narrow_logits_tensor(logits)
+    }
+}
+
+impl Ops for GenericOps {
+    type Rows = Tensor;
+    type Qkv = Qkv;
+
+    fn embed(&self, embedding: &Embedding<'_>) -> Result<Tensor> {
+        let device = embedding.table.device();
+        let rows = |table: &Tensor, rows: &[u32]| self.narrow(table.index_select(&Tensor::new(rows, device)?, 0)?);
+        let mut x = rows(embedding.table, embedding.ids)?;
+        if embedding.multiplier != 1.0 {
+            x = self.narrow((x * self.rounding.narrow_factor(embedding.multiplier))?)?;
+        }
+        match embedding.positions {
+            Some((table, positions)) => self.narrow((x + rows(table, positions)?)?),
+            None => Ok(x),
+        }
+    }
+
+    fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+        let product =
+            if self.rounding.body { self.product(x, &self.narrow_linear(linear)?)? } else { self.product(x, linear)? };
+        self.narrow(product)
+    }
+
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         let dtype = x.dtype();
         let x = x.to_dtype(norm_dtype(dtype))?;
@@ -98,15 +136,20 @@ impl Ops for GenericOps {
         };
         let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
         let x = x.broadcast_div(&(mean_square + norm.eps)?.sqrt()?)?;
-        let x = x.to_dtype(dtype)?.broadcast_mul(&norm.weight)?;
-        match &norm.bias {
-            Some(bias) => x.broadcast_add(bias),
-            None => Ok(x),
+        let mut x = x.to_dtype(dtype)?;
+        if norm.kind == NormKind::Rms && norm.weight_offset == 0.0 {
+            x = self.narrow(x)?;
         }
+        x = x.broadcast_mul(&self.norm_weight(norm)?)?;
+        if let Some(bias) = &norm.bias {
+            x = x.broadcast_add(&self.narrow(bias.clone())?)?;
+        }
+        self.narrow(x)
     }
 
     fn add(&self, residual: Tensor, delta: &Tensor, multiplier: f64) -> Result<Tensor> {
-        if multiplier == 1.0 { residual + delta } else { residual + (delta * multiplier)? }
+        let sum = if multiplier == 1.0 { residual + delta } else { residual + self.narrow((delta * multiplier)?)? };
+        self.narrow(sum?)
     }
 
     fn direct_qkv(
@@ -132,8 +175,9 @@ impl Ops for GenericOps {
             key = self.norm(&key, &norm.key)?;
         }
         if let Some(rope) = rope {
-            query = rope.rotate(&query)?;
-            key = rope.rotate(&key)?;
+            let rope = rope.narrowed(self.rounding)?;
+            query = self.rotate(&rope, &query)?;
+            key = self.rotate(&rope, &key)?;
         }
         Ok(Qkv { query: query.contiguous()?, key: key.contiguous()?, value: value.contiguous()? })
     }
@@ -151,8 +195,9 @@ impl Ops for GenericOps {
         let query = query.reshape((rows, spec.heads, spec.head_dim))?;
         let key_value = key_value.reshape((rows, spec.heads, plain + spec.value_dim))?;
         let shared_key = latent.narrow(1, latent.dim(1)? - rope_dim, rope_dim)?.unsqueeze(1)?;
-        let rotate = |x: &Tensor| match rope {
-            Some(rope) => rope.rotate(x),
+        let rope = rope.map(|rope| rope.narrowed(self.rounding)).transpose()?;
+        let rotate = |x: &Tensor| match &rope {
+            Some(rope) => self.rotate(rope, x),
             None => Ok(x.clone()),
         };
         let query_turned = rotate(&query.narrow(2, plain, rope_dim)?)?;
@@ -165,7 +210,7 @@ impl Ops for GenericOps {
     }
 
     fn attention(&self, qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> Result<Tensor> {
-        attention::attend(qkv, spec, segments)
+        attention::attend(qkv, spec, segments, self.rounding)
     }
 
     fn feed_forward(&self, x: &Tensor, mlp: &FeedForward) -> Result<Tensor> {
@@ -178,9 +223,10 @@ impl Ops for GenericOps {
                 let inner = self.linear(&x.narrow(0, start, block.min(rows - start))?, &mlp.up)?;
                 let inner = if mlp.gated {
                     let width = inner.dim(1)? / 2;
-                    (activate(&inner.narrow(1, 0, width)?, mlp.activation)? * inner.narrow(1, width, width)?)?
+                    let gate = self.narrow(activate(&inner.narrow(1, 0, width)?, mlp.activation)?)?;
+                    self.narrow((gate * inner.narrow(1, width, width)?)?)?
                 } else {
-                    activate(&inner, mlp.activation)?
+                    self.narrow(activate(&inner, mlp.activation)?)?
                 };
                 self.linear(&inner, &mlp.down)
             })
@@ -207,11 +253,12 @@ impl Ops for GenericOps {
         // Converted on the host: not every device has f64.
         let weights = Tensor::from_slice(weights, (weights.len(), 1), &Device::Cpu)?.to_dtype(x.dtype())?;
         let weights = weights.to_device(x.device())?;
-        into.index_add(&Tensor::new(rows, x.device())?, &x.broadcast_mul(&weights)?, 0)
+        let added = self.narrow(x.broadcast_mul(&weights)?)?;
+        self.narrow(into.index_add(&Tensor::new(rows, x.device())?, &added, 0)?)
     }
 
     fn scale_by_sigmoid(&self, x: Tensor, gate: &Tensor) -> Result<Tensor> {
-        x.broadcast_mul(&sigmoid(gate)?)
+        self.narrow(x.broadcast_mul(&self.narrow(sigmoid(gate)?)?)?)
     }
 
     fn to_host(&self, x: &Tensor) -> Result<Vec<Vec<f64>>> {
@@ -221,6 +268,8 @@ impl Ops for GenericOps {
     fn head_scores(&self, hidden: &Tensor, head: &Head, targets: &[Target]) -> Result<Vec<TargetScore>> {
         let grouped = HeadRows::new(targets);
         let dtype = hidden.dtype();
+        let rounded = Head { linear: self.narrow_linear(&head.linear)?, ..head.clone() };
+        let head = &rounded;
         let row_bytes = head.linear.weight.dim(0)? * norm_dtype(dtype).size_in_bytes();
         let chunk_rows = (self.chunks.head / row_bytes).max(1);
         let mut scores = Vec::with_capacity(grouped.distinct.len());
@@ -245,6 +294,8 @@ impl Ops for GenericOps {
 
     fn head_logits(&self, hidden: &Tensor, head: &Head, rows: &[u32], visit: &mut LogitsVisitor<'_>) -> Result<()> {
         let dtype = hidden.dtype();
+        let rounded = Head { linear: self.narrow_linear(&head.linear)?, ..head.clone() };
+        let head = &rounded;
         let row_bytes = head.linear.weight.dim(0)? * norm_dtype(dtype).size_in_bytes();
         let chunk_rows = (self.chunks.head / row_bytes).max(1);
         for (index, rows) in rows.chunks(chunk_rows).enumerate() {

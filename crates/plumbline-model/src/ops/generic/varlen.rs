@@ -77,6 +77,7 @@ mod tests {
     use super::super::Qkv;
     use super::super::attention::attend;
     use super::*;
+    use crate::ops::Rounding;
     use crate::spec::{AttentionProjection, ProjectionSpec};
 
     fn spec(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionSpec {
@@ -167,7 +168,7 @@ mod tests {
                     None,
                 )
                 .unwrap();
-                let expected = attend(&qkv, &spec, batch.segments()).unwrap();
+                let expected = attend(&qkv, &spec, batch.segments(), Rounding::default()).unwrap();
                 let difference = (found.reshape(expected.shape()).unwrap() - expected).unwrap().abs().unwrap();
                 let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(largest < 1e-5, "{heads} heads, window {window:?}, shared {shared}: {largest:.1e}");

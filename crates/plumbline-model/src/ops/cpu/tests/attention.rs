@@ -41,7 +41,13 @@ type NormShapes = (Vec<usize>, Vec<usize>, bool);
 #[test]
 fn attention_agrees() {
     let both = Both::new();
-    let rope = |dim, interleaved| RopeSpec { dim, theta: 1e4, interleaved, scaling: RopeScaling::Default };
+    let rope = |dim, interleaved| RopeSpec {
+        dim,
+        theta: 1e4,
+        interleaved,
+        scaling: RopeScaling::Default,
+        position_divisor: 1.0,
+    };
     let variants: Vec<(AttentionSpec, Option<RopeSpec>, Option<NormShapes>)> = vec![
         (attention_spec(4, 2, 16), Some(rope(16, false)), None),
         (attention_spec(1, 1, 5), None, None),
@@ -101,7 +107,8 @@ fn latent_attention_agrees() {
     let (query, latent) = (random(&[rows, 3 * 14], 1), random(&[rows, rank + rope_dim], 2));
     let key_value = random(&[rows, 3 * (14 - rope_dim + 7)], 3);
     for interleaved in [true, false] {
-        let rope = RopeSpec { dim: rope_dim, theta: 1e4, interleaved, scaling: RopeScaling::Default };
+        let rope =
+            RopeSpec { dim: rope_dim, theta: 1e4, interleaved, scaling: RopeScaling::Default, position_divisor: 1.0 };
         let table = |dtype| RopeCache::new(&rope, dtype, &Device::Cpu).table(batch.segments()).unwrap();
         let (rope32, rope64) = (table(DType::F32), table(DType::F64));
         let (ours, twin) = (&both.ours, &both.twin);

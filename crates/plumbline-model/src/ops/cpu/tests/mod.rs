@@ -3,6 +3,7 @@
 mod attention;
 mod head;
 mod loops;
+mod rounding;
 mod rows;
 
 use candle_core::{DType, Device, Tensor};
@@ -60,11 +61,12 @@ fn double_linear(linear: &Linear) -> Linear {
 }
 
 fn norm(shape: &[usize], kind: NormKind, bias: bool, seed: u64) -> Norm {
-    Norm { kind, eps: 1e-6, weight: random(shape, seed), bias: bias.then(|| random(shape, seed + 1)) }
+    let weight = random(shape, seed);
+    Norm { kind, eps: 1e-6, weight, weight_offset: 0.0, bias: bias.then(|| random(shape, seed + 1)) }
 }
 
 fn double_norm(norm: &Norm) -> Norm {
-    Norm { kind: norm.kind, eps: norm.eps, weight: double(&norm.weight), bias: norm.bias.as_ref().map(double) }
+    Norm { weight: double(&norm.weight), bias: norm.bias.as_ref().map(double), ..norm.clone() }
 }
 
 /// Largest difference relative to the size of the values.

@@ -1,0 +1,160 @@
+//! A bias on some tokens: fitted on half of the tokens, judged on the other half, so that it cannot win by its many
+//! parameters.
+
+use std::collections::BTreeMap;
+
+use plumbline_core::TokenId;
+
+use super::case::{Case, maximise};
+use super::cause::Cause;
+use super::hypothesis::{Prediction, Tried};
+use super::likelihood::log_density;
+
+/// Ids that get a bias at most.
+const MOST_IDS: usize = 96;
+/// Rounds over them.
+const ROUNDS: usize = 2;
+/// Nats by which a bias must raise the likelihood to be kept.
+const LEAST_GAIN: f64 = 4.0;
+/// Share of `|d|` to explain: ids that the fitted half does not have keep their difference.
+const LEAST_EXPLAINED: f64 = 0.35;
+/// Tokens below which halves say nothing.
+const LEAST_TOKENS: usize = 48;
+
+/// One row as this hypothesis needs it.
+struct Sample {
+    sequence: usize,
+    token: usize,
+    id: TokenId,
+    /// `d` in nats.
+    ratio: f64,
+    scale: f64,
+}
+
+/// Probabilities of one id in all samples.
+type Mass = Vec<f64>;
+
+pub(super) fn hypotheses(case: &mut Case<'_>) {
+    let samples: Vec<Sample> = case
+        .rows
+        .iter()
+        .enumerate()
+        .flat_map(|(sequence, rows)| {
+            rows.iter().enumerate().filter_map(move |(token, row)| Some((sequence, token, row.as_ref()?)))
+        })
+        .map(|(sequence, token, _)| {
+            let observed = &case.observed[sequence].tokens[token];
+            Sample { sequence, token, id: observed.id, ratio: observed.log_ratio(), scale: observed.scale }
+        })
+        .collect();
+    // At other temperatures than 1 a bias of the logits is another one of the numbers.
+    if samples.len() < LEAST_TOKENS || samples.iter().any(|sample| !is_raw(case, sample)) {
+        return;
+    }
+    let mut values: BTreeMap<(usize, usize), f64> = BTreeMap::new();
+    let mut strongest: Option<(TokenId, f64)> = None;
+    let mut count = 0;
+    for half in 0..2 {
+        let biases = fitted(case, &samples, half);
+        count = count.max(biases.len());
+        for (sample, value) in
+            samples.iter().zip(predicted(case, &samples, &biases)).enumerate().filter_map(|(index, pair)| {
+                // By position, so that every sequence is in both halves.
+                (index % 2 != half).then_some(pair)
+            })
+        {
+            values.insert((sample.sequence, sample.token), value);
+        }
+        for (id, bias) in biases {
+            if strongest.is_none_or(|(_, other)| bias.abs() > f64::abs(other)) {
+                strongest = Some((id, bias));
+            }
+        }
+    }
+    let Some((id, bias)) = strongest else { return };
+    let fits = case.fits(|sequence, token| {
+        values.get(&(sequence, token)).map_or(Prediction::Unknown, |value| Prediction::Value(*value))
+    });
+    let said =
+        format!("the difference goes with the token: a bias on {count} ids, the largest {bias:+.2} on the id {id}");
+    case.tried.push(Tried { least_explained: LEAST_EXPLAINED, ..Tried::new(Cause::HeadBias, said, fits) });
+}
+
+fn is_raw(case: &Case<'_>, sample: &Sample) -> bool {
+    let token = &case.observed[sample.sequence].tokens[sample.token];
+    token.raw == token.reference
+}
+
+/// Probability of an id in every sample; 0 where its sequence does not have the id, and the logit was not kept.
+fn mass(case: &Case<'_>, samples: &[Sample], id: TokenId) -> Mass {
+    samples
+        .iter()
+        .map(|sample| {
+            let own = case.own[sample.sequence].binary_search(&id).ok();
+            let row = case.rows[sample.sequence][sample.token].as_ref();
+            own.zip(row).map_or(0.0, |(own, row)| (f64::from(row.own[own]) - row.total).exp())
+        })
+        .collect()
+}
+
+/// Biases by id, fitted to the samples of one half.
+fn fitted(case: &Case<'_>, samples: &[Sample], half: usize) -> Vec<(TokenId, f64)> {
+    let mut by_id: BTreeMap<TokenId, f64> = BTreeMap::new();
+    for sample in samples.iter().skip(half).step_by(2) {
+        *by_id.entry(sample.id).or_default() += sample.ratio.abs() / sample.scale;
+    }
+    let mut ids: Vec<(TokenId, f64)> = by_id.into_iter().collect();
+    ids.sort_by(|a, b| b.1.total_cmp(&a.1));
+    ids.truncate(MOST_IDS);
+    let masses: Vec<Mass> = ids.iter().map(|(id, _)| mass(case, samples, *id)).collect();
+    // Which of the ids each sample's own token is.
+    let own: Vec<Option<usize>> =
+        samples.iter().map(|sample| ids.iter().position(|(id, _)| *id == sample.id)).collect();
+    let mut biases = vec![0.0; ids.len()];
+    // What the biases add to the softmax's sum, as a share of it.
+    let mut added = vec![0.0; samples.len()];
+    let grid: Vec<f64> = (-12..=12).map(|step| 0.25 * f64::from(step)).collect();
+    for _ in 0..ROUNDS {
+        for (index, mass) in masses.iter().enumerate() {
+            let old = f64::exp_m1(biases[index]);
+            let touched: Vec<usize> =
+                (half..samples.len()).step_by(2).filter(|at| mass[*at] > 1e-3 || own[*at] == Some(index)).collect();
+            let likelihood = |bias: f64| -> f64 {
+                let change = bias.exp_m1() - old;
+                touched
+                    .iter()
+                    .map(|at| {
+                        let (at, sample) = (*at, &samples[*at]);
+                        let own = own[at].map_or(0.0, |own| if own == index { bias } else { biases[own] });
+                        let shift = own - (added[at] + mass[at] * change).max(-0.999).ln_1p();
+                        log_density(sample.ratio + shift, 1.2 * sample.scale)
+                    })
+                    .sum()
+            };
+            let none = likelihood(0.0);
+            let best = maximise(&grid, likelihood).filter(|best| likelihood(*best) > none + LEAST_GAIN).unwrap_or(0.0);
+            let change = best.exp_m1() - old;
+            added.iter_mut().zip(mass).for_each(|(added, mass)| *added += mass * change);
+            biases[index] = best;
+        }
+    }
+    ids.into_iter().map(|(id, _)| id).zip(biases).filter(|(_, bias)| *bias != 0.0).collect()
+}
+
+/// The engine's numbers under biases, for every sample.
+fn predicted(case: &Case<'_>, samples: &[Sample], biases: &[(TokenId, f64)]) -> Vec<f64> {
+    let mut added = vec![0.0; samples.len()];
+    for (id, bias) in biases {
+        let mass = mass(case, samples, *id);
+        added.iter_mut().zip(mass).for_each(|(added, mass)| *added += mass * bias.exp_m1());
+    }
+    samples
+        .iter()
+        .zip(added)
+        .map(|(sample, added)| {
+            let own = biases.iter().find(|(id, _)| *id == sample.id).map_or(0.0, |(_, bias)| *bias);
+            let reference = case.observed[sample.sequence].tokens[sample.token].reference;
+            reference + own - added.max(-0.999).ln_1p()
+        })
+        .collect()
+}

@@ -1,0 +1,134 @@
+//! What the differences look like where nothing explains them.
+
+use super::case::Case;
+use super::cause::Cause;
+use super::health::END;
+use super::hypothesis::{Fit, Tried};
+use super::observed::{Excess, Observed};
+use super::segment::Segment;
+
+/// Stretches: a tail in which the context differs, or the cache is coarse.
+pub(super) fn stretches(case: &mut Case<'_>, segments: &[Option<Segment>]) {
+    for cause in [Cause::ContextDiffersFromToken, Cause::KvCachePrecision] {
+        let mut said = Vec::new();
+        let mut fits = Vec::new();
+        for (observed, segment) in case.observed.iter().zip(segments) {
+            let found = segment.filter(|segment| kind(observed, segment) == Some(cause));
+            said.push(found.map_or_else(String::new, |segment| words(cause, observed, &segment)));
+            fits.push(found.map(|segment| fit_of(observed, &segment)));
+        }
+        case.tried.push(Tried { said, least_explained: 0.0, is_counterfactual: false, ..Tried::new(cause, "", fits) });
+    }
+}
+
+/// Mean `|d|`, in floors and in nats, up to which a tail may be a coarse cache.
+const COARSE_FLOORS: f64 = 15.0;
+const COARSE_NATS: f64 = 0.25;
+/// Tokens before a stretch that must be in order to say that it begins there.
+const LEAST_BEFORE: usize = 3;
+
+fn kind(observed: &Observed, segment: &Segment) -> Option<Cause> {
+    let to_the_end = segment.to == observed.tokens.len();
+    if segment.from < LEAST_BEFORE && segment.from + segment.to > 0 {
+        // Nothing in order before it: not a beginning.
+        return (segment.from > 0 && segment.multiple > COARSE_FLOORS).then_some(Cause::ContextDiffersFromToken);
+    }
+    if to_the_end && segment.to - segment.from <= END {
+        return None;
+    }
+    let coarse =
+        segment.multiple < COARSE_FLOORS && segment.mae < COARSE_NATS && segment.bias.abs() < 0.6 * segment.mae;
+    Some(if coarse && to_the_end && segment.decay > 0.4 {
+        Cause::KvCachePrecision
+    } else {
+        Cause::ContextDiffersFromToken
+    })
+}
+
+fn words(cause: Cause, observed: &Observed, segment: &Segment) -> String {
+    let at = observed.tokens[segment.from].at;
+    let Segment { mae, multiple, .. } = segment;
+    let what = if cause == Cause::KvCachePrecision {
+        "zero-mean noise of a size that coarse keys and values make"
+    } else {
+        "the context must be another from there"
+    };
+    format!("noise up to completion token {at}, then mean |d| is {mae:.4} nats, {multiple:.1} times the floor: {what}")
+}
+
+fn fit_of(observed: &Observed, segment: &Segment) -> Fit {
+    let mut fit = Fit { gain: segment.gain, factor: 1.0, ..Fit::default() };
+    for (index, token) in observed.tokens.iter().enumerate() {
+        let size = token.log_ratio().abs();
+        fit.tokens += 1;
+        fit.before += size;
+        fit.floor += token.floor;
+        fit.variance += token.variance;
+        if !(segment.from..segment.to).contains(&index) {
+            fit.after += size;
+        }
+    }
+    fit
+}
+
+/// Mean `|d|` in floors from which larger noise is no rounding any more.
+const NOISE_FLOORS: f64 = 12.0;
+/// The same in nats.
+const NOISE_NATS: f64 = 0.12;
+/// Mean `|d|` in floors from which the weights must be others.
+const WEIGHTS_FLOORS: f64 = 5.0;
+/// Share of tokens that stay within the floor where a few go to other experts.
+const ROUTED_SHARE: f64 = 0.75;
+
+/// What to call a difference that nothing explains.
+pub(super) fn unexplained(case: &Case<'_>, sequences: &[usize]) -> (Cause, String) {
+    let mut excess = Excess::default();
+    sequences.iter().for_each(|sequence| excess.merge(&case.observed[*sequence].excess()));
+    let tokens = || sequences.iter().flat_map(|sequence| &case.observed[*sequence].tokens);
+    let (multiple, mae) = (excess.multiple(), excess.mae());
+    let bias = tokens().map(super::observed::Token::log_ratio).sum::<f64>() / excess.tokens.max(1) as f64;
+    let quiet = tokens().filter(|token| token.log_ratio().abs() < 3.0 * token.scale).count() as f64;
+    let quiet = quiet / excess.tokens.max(1) as f64;
+    let numbers = format!("mean |d| is {mae:.4} nats, {multiple:.1} times the floor, mean d {bias:+.4}");
+    if case.input.model.mixture_of_experts && quiet > ROUTED_SHARE {
+        let percent = 100.0 * quiet;
+        return (
+            Cause::MoeRouting,
+            format!(
+                "{numbers}; {percent:.0} % of the tokens are within the floor and a few far off: they went to other experts"
+            ),
+        );
+    }
+    let shared = token_share(case, sequences);
+    if multiple < NOISE_FLOORS && mae < NOISE_NATS && bias.abs() < 0.5 * mae && shared < 0.12 {
+        return (Cause::NumericalNoise, format!("{numbers}: zero-mean noise all through, coarser than bf16"));
+    }
+    if multiple > WEIGHTS_FLOORS {
+        return (
+            Cause::DifferentWeights,
+            format!("{numbers}, all through, and no resident version or known fault explains it"),
+        );
+    }
+    (Cause::Unknown, format!("{numbers}, and nothing that was tried explains it"))
+}
+
+/// Share of `|d|` that goes away when the mean `d` of the other tokens with the same id is taken off: other weights treat a
+/// token alike wherever it is, noise does not.
+pub(super) fn token_share(case: &Case<'_>, sequences: &[usize]) -> f64 {
+    let mut by_id: std::collections::BTreeMap<u32, Vec<(f64, f64)>> = std::collections::BTreeMap::new();
+    for token in sequences.iter().flat_map(|sequence| &case.observed[*sequence].tokens) {
+        by_id.entry(token.id).or_default().push((token.log_ratio(), token.scale));
+    }
+    let (mut before, mut after) = (0.0, 0.0);
+    for group in by_id.values().filter(|group| group.len() > 1) {
+        let sum: f64 = group.iter().map(|(ratio, _)| ratio).sum();
+        for (ratio, scale) in group {
+            let others = (sum - ratio) / (group.len() - 1) as f64;
+            // Shrunk, since a mean of few is mostly noise.
+            let others = others * (group.len() - 1) as f64 / (group.len() + 1) as f64;
+            before += (ratio / scale).abs();
+            after += ((ratio - others) / scale).abs();
+        }
+    }
+    if before > 0.0 { 1.0 - after / before } else { 0.0 }
+}

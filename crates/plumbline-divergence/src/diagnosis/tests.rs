@@ -1,0 +1,378 @@
+//! Whole diagnoses over a synthetic model: logits that depend on the first token, the last ones and the version.
+
+use plumbline_core::{LogprobsMode, Rollout, Sampling, ScoringSequence, TokenId, TokenScores, Variant};
+
+use super::testing::{FlatFloor, Noise};
+use super::*;
+use crate::{SequenceComparison, compare};
+
+const VOCABULARY: usize = 96;
+const BOS: TokenId = 0;
+const EOS: TokenId = 1;
+const FLOOR: f64 = 0.01;
+
+/// A reproducible number in [-1, 1) from a few keys.
+fn hashed(keys: [u64; 4]) -> f64 {
+    let mut noise = Noise(keys.iter().fold(17, |state: u64, key| state.wrapping_mul(0x1000_0000_01B3) ^ key));
+    noise.uniform();
+    2.0 * noise.uniform() - 1.0
+}
+
+fn logits(version: &str, context: &[TokenId]) -> Vec<f32> {
+    let version = u64::from(version.as_bytes()[0]);
+    (0..VOCABULARY as u64)
+        .map(|token| {
+            let mut logit = 3.0 * hashed([1, 0, 0, token]) + 0.8 * hashed([2, u64::from(context[0]), 0, token]);
+            let mut weight = 2.5;
+            for (back, seen) in context.iter().rev().take(10).enumerate() {
+                logit += weight * hashed([3, u64::from(*seen), back as u64, token]);
+                weight *= 0.6;
+            }
+            (logit + 0.3 * hashed([4, version, u64::from(context[context.len() - 1]), token])) as f32
+        })
+        .collect()
+}
+
+fn log_softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) / temperature).exp()).sum();
+    logits.iter().map(|logit| f64::from(*logit) / temperature - sum.ln()).collect()
+}
+
+/// The synthetic model behind the prober; counts its forwards.
+#[derive(Default)]
+struct Model {
+    forwards: usize,
+}
+
+impl Model {
+    fn score_one(&self, sequence: &ScoringSequence) -> TokenScores {
+        let version = sequence.policy_version.as_deref().unwrap_or("b");
+        let mut scores = TokenScores::default();
+        for index in sequence.scored.clone() {
+            let row = logits(version, &sequence.token_ids[..index]);
+            let token = sequence.token_ids[index] as usize;
+            let raw = log_softmax(&row, 1.0);
+            scores.logprobs.push(raw[token]);
+            scores.logprobs_in_mode.push(log_softmax(&row, sequence.processing.temperature)[token]);
+            scores.entropy.push(-raw.iter().map(|value| value * value.exp()).sum::<f64>());
+            scores.rank.push(row.iter().filter(|logit| **logit > row[token]).count() as u32);
+            scores.eos_probability.push(raw[EOS as usize].exp());
+        }
+        scores
+    }
+}
+
+impl Prober for Model {
+    fn rescore(&mut self, sequences: &[ScoringSequence]) -> Result<Vec<TokenScores>, ProbeError> {
+        self.forwards += sequences.len();
+        Ok(sequences.iter().map(|sequence| self.score_one(sequence)).collect())
+    }
+
+    fn variant(&mut self, _sequences: &[ScoringSequence], variant: &Variant) -> Result<Vec<TokenScores>, ProbeError> {
+        Err(ProbeError::Unsupported(format!("{variant:?}")))
+    }
+
+    fn logits(
+        &mut self,
+        sequence: &ScoringSequence,
+        places: &[usize],
+        visit: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), ProbeError> {
+        self.forwards += 1;
+        let version = sequence.policy_version.as_deref().unwrap_or("b");
+        for place in places {
+            visit(*place, &logits(version, &sequence.token_ids[..sequence.scored.start + place]));
+        }
+        Ok(())
+    }
+
+    fn supports(&self, _variant: &Variant) -> bool {
+        false
+    }
+
+    fn versions(&self) -> Vec<String> {
+        vec!["a".into(), "b".into()]
+    }
+}
+
+/// An engine: the version and prompt it really has, and what it reports of each row.
+struct Engine<'a> {
+    version: &'a dyn Fn(usize) -> &'static str,
+    seen: &'a dyn Fn(&[TokenId]) -> Vec<TokenId>,
+    report: &'a dyn Fn(&[f32], &[f64], usize) -> f64,
+    sampling: Sampling,
+    mode: LogprobsMode,
+}
+
+fn raw(_: &[f32], logprobs: &[f64], token: usize) -> f64 {
+    logprobs[token]
+}
+
+const HEALTHY: Engine<'static> = Engine {
+    version: &|_| "b",
+    seen: &|prompt| prompt.to_vec(),
+    report: &raw,
+    sampling: Sampling {
+        temperature: 1.0,
+        top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        order: None,
+    },
+    mode: LogprobsMode::Raw,
+};
+
+impl Engine<'_> {
+    fn rollouts(&self, count: usize, len: usize, seed: u64) -> Vec<Rollout> {
+        let mut noise = Noise(seed);
+        let prompt: Vec<TokenId> =
+            std::iter::once(BOS).chain((0..7).map(|_| 2 + (90.0 * noise.uniform()) as TokenId)).collect();
+        let one = |index: usize, noise: &mut Noise| {
+            let mut context = (self.seen)(&prompt);
+            let (mut completion, mut numbers) = (Vec::new(), Vec::new());
+            for at in 0..len {
+                let row = logits((self.version)(at), &context);
+                let logprobs = log_softmax(&row, 1.0);
+                let mut left = noise.uniform();
+                let token = logprobs.iter().position(|logprob| {
+                    left -= logprob.exp();
+                    left < 0.0
+                });
+                let token = token.unwrap_or(VOCABULARY - 1);
+                let reported = (self.report)(&row, &logprobs, token) + FLOOR * noise.laplace();
+                numbers.push(Some(reported.min(0.0)));
+                completion.push(token as TokenId);
+                context.push(token as TokenId);
+            }
+            Rollout {
+                id: format!("s{index}"),
+                logprobs: numbers,
+                sampling: self.sampling,
+                logprobs_mode: self.mode,
+                policy_version: Some("b".into()),
+                ..super::testing::rollout(&prompt, &completion)
+            }
+        };
+        (0..count).map(|index| one(index, &mut noise)).collect()
+    }
+}
+
+fn diagnosed_with(rollouts: &[Rollout], config: &DiagnosisConfig) -> (Diagnosis, usize) {
+    let mut model = Model::default();
+    let scores: Vec<TokenScores> = rollouts
+        .iter()
+        .map(|rollout| {
+            let parts = model.rescore(&rollout.scoring_sequences().unwrap()).unwrap();
+            rollout.join_scores(&parts.iter().collect::<Vec<_>>()).unwrap()
+        })
+        .collect();
+    let compared: Vec<SequenceComparison> =
+        rollouts.iter().zip(&scores).map(|(rollout, scores)| compare(rollout, scores, &[EOS]).unwrap()).collect();
+    let sequences: Vec<SuspectSequence<'_>> = rollouts
+        .iter()
+        .zip(scores.iter().zip(&compared))
+        .map(|(rollout, (scores, comparison))| SuspectSequence { rollout, scores, comparison, cached_tokens: None })
+        .collect();
+    let facts = ModelFacts {
+        bos_token_id: Some(BOS),
+        eos_token_ids: vec![EOS],
+        special_token_ids: vec![BOS, EOS],
+        vocab_size: VOCABULARY,
+        ..ModelFacts::default()
+    };
+    let input = DiagnosisInput { sequences: &sequences, model: &facts, floor: &FlatFloor(FLOOR) };
+    let before = model.forwards;
+    let diagnosis = diagnose(&input, &mut model, config);
+    (diagnosis, model.forwards - before)
+}
+
+fn diagnosed(rollouts: &[Rollout]) -> Diagnosis {
+    diagnosed_with(rollouts, &DiagnosisConfig::default()).0
+}
+
+/// The first cause of the request, which has to be every diagnosed sequence's as well.
+fn cause(rollouts: &[Rollout]) -> Option<Cause> {
+    let diagnosis = diagnosed(rollouts);
+    let first = |findings: &[Finding]| findings.first().map(|finding| finding.cause);
+    let request = first(&diagnosis.request);
+    for sequence in &diagnosis.sequences {
+        assert!(first(&sequence.findings).is_none_or(|cause| Some(cause) == request), "{diagnosis:#?}");
+    }
+    request
+}
+
+fn changed(mut rollouts: Vec<Rollout>, change: impl Fn(&mut Vec<Option<f64>>)) -> Vec<Rollout> {
+    rollouts.iter_mut().for_each(|rollout| change(&mut rollout.logprobs));
+    rollouts
+}
+
+#[test]
+fn healthy_numbers_have_no_cause_and_cost_no_forward_but_for_rows() {
+    for seed in 0..20 {
+        let (diagnosis, forwards) = diagnosed_with(&HEALTHY.rollouts(4, 40, seed), &DiagnosisConfig::default());
+        assert!(diagnosis.request.is_empty(), "{diagnosis:#?}");
+        assert!(diagnosis.sequences.iter().all(|sequence| sequence.findings.is_empty()));
+        assert!(forwards <= 4, "{forwards}");
+    }
+}
+
+#[test]
+fn numbers_that_are_no_logprobs_are_named() {
+    let some = |value: f64| {
+        changed(HEALTHY.rollouts(3, 40, 1), move |numbers| {
+            numbers.iter_mut().step_by(7).for_each(|number| *number = Some(value))
+        })
+    };
+    assert_eq!(cause(&some(-9999.0)), Some(Cause::SentinelValues));
+    assert_eq!(cause(&some(-100.0)), Some(Cause::SentinelValues));
+    assert_eq!(cause(&some(f64::NAN)), Some(Cause::NonFinite));
+    assert_eq!(cause(&some(0.0)), Some(Cause::PlaceholderZeros));
+    let flipped = changed(HEALTHY.rollouts(3, 40, 1), |numbers| {
+        numbers.iter_mut().for_each(|number| *number = number.map(|value| -value));
+    });
+    let diagnosis = diagnosed(&flipped);
+    assert_eq!(diagnosis.request[0].cause, Cause::PositiveLogprobs);
+    assert!(diagnosis.request[0].evidence.contains("sign flipped"), "{:?}", diagnosis.request);
+}
+
+#[test]
+fn numbers_of_other_tokens_and_sequences_are_named() {
+    for shift in [1usize, 2, 38, 39] {
+        let shifted = changed(HEALTHY.rollouts(3, 40, 2), |numbers| numbers.rotate_right(shift));
+        assert_eq!(cause(&shifted), Some(Cause::ShiftedLogprobs), "{shift}");
+    }
+    let mut swapped = HEALTHY.rollouts(4, 40, 3);
+    let first = swapped[0].logprobs.clone();
+    swapped[0].logprobs = std::mem::replace(&mut swapped[2].logprobs, first);
+    assert_eq!(cause(&swapped), Some(Cause::RowsSwapped));
+    let ends = changed(HEALTHY.rollouts(4, 40, 4), |numbers| numbers[39] = Some(-9.0));
+    assert_eq!(cause(&ends), Some(Cause::TerminalToken));
+}
+
+#[test]
+fn sampling_transforms_are_named() {
+    let neutral = Sampling::default();
+    let hot = |sampling: Sampling, mode, report: &dyn Fn(&[f32], &[f64], usize) -> f64| {
+        cause(&Engine { sampling, mode, report, ..HEALTHY }.rollouts(4, 40, 5))
+    };
+    let at = |temperature: f64| move |row: &[f32], _: &[f64], token: usize| log_softmax(row, temperature)[token];
+    let sampling = Sampling { temperature: 0.7, ..neutral };
+    assert_eq!(hot(sampling, LogprobsMode::Temperature, &raw), Some(Cause::TemperatureNotApplied));
+    assert_eq!(hot(sampling, LogprobsMode::Temperature, &at(0.49)), Some(Cause::TemperatureApplied));
+    assert_eq!(hot(sampling, LogprobsMode::Raw, &at(0.7)), Some(Cause::TemperatureApplied));
+    assert_eq!(hot(neutral, LogprobsMode::Raw, &at(1.4)), Some(Cause::TemperatureApplied));
+    let after = |_: &[f32], logprobs: &[f64], token: usize| logprobs[token] / 0.8;
+    assert_eq!(hot(neutral, LogprobsMode::Raw, &after), Some(Cause::TemperatureAfterSoftmax));
+    assert_eq!(hot(sampling, LogprobsMode::Temperature, &at(0.7)), None);
+}
+
+#[test]
+fn stated_and_unstated_truncations_are_named() {
+    let kept = |row: &[f64], token: usize, keep: &dyn Fn(usize, f64, f64) -> bool| -> f64 {
+        let mut sorted: Vec<f64> = row.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let (mut mass, mut before) = (0.0, 0.0f64);
+        for (rank, logprob) in sorted.iter().enumerate() {
+            if !keep(rank, before, logprob - sorted[0]) {
+                break;
+            }
+            before += logprob.exp();
+            mass = before;
+        }
+        // Tokens that would be cut off have their number all the same: the engine here samples from all of them.
+        row[token] - f64::max(mass, 1e-9).ln()
+    };
+    let named = |keep: &'static (dyn Fn(usize, f64, f64) -> bool + Sync), seed| {
+        let report = |_: &[f32], logprobs: &[f64], token: usize| kept(logprobs, token, keep);
+        let rollouts = Engine { report: &report, ..HEALTHY }.rollouts(6, 60, seed);
+        // Sequences as the truncated engine samples them: tokens that are cut off are masked.
+        let masked: Vec<Rollout> = rollouts
+            .into_iter()
+            .map(|rollout| {
+                let scores = Model::default().score_one(&rollout.scoring_sequences().unwrap()[0]);
+                let prompt = rollout.prompt_token_ids.len();
+                let ids = [&rollout.prompt_token_ids[..], &rollout.completion_token_ids].concat();
+                let mask = (0..rollout.completion_token_ids.len()).map(|at| {
+                    let mut row = log_softmax(&logits("b", &ids[..prompt + at]), 1.0);
+                    row.sort_by(|a, b| b.total_cmp(a));
+                    let rank = scores.rank[at] as usize;
+                    let before: f64 = row[..rank].iter().map(|value| value.exp()).sum();
+                    keep(rank, before, scores.logprobs[at] - row[0])
+                });
+                Rollout { loss_mask: Some(mask.collect()), ..rollout }
+            })
+            .collect();
+        cause(&masked)
+    };
+    assert_eq!(named(&|rank, _, _| rank < 12, 6), Some(Cause::TopKRenormalised));
+    assert_eq!(named(&|_, before, _| before < 0.8, 7), Some(Cause::TopPRenormalised));
+    assert_eq!(named(&|_, _, below| below > 0.08f64.ln(), 8), Some(Cause::MinPRenormalised));
+}
+
+#[test]
+fn other_weights_and_contexts_are_named() {
+    let stale = Engine { version: &|_| "a", ..HEALTHY };
+    assert_eq!(cause(&stale.rollouts(3, 40, 9)), Some(Cause::StaleWeights));
+    let swap = Engine { version: &|at| if at < 20 { "a" } else { "b" }, ..HEALTHY };
+    assert_eq!(cause(&swap.rollouts(3, 60, 10)), Some(Cause::MidSequenceWeightSwap));
+    let missing = Engine { seen: &|prompt| prompt[1..].to_vec(), ..HEALTHY };
+    assert_eq!(cause(&missing.rollouts(3, 40, 11)), Some(Cause::BosMissing));
+    let unrelated = Engine { version: &|_| "z", ..HEALTHY };
+    assert_eq!(cause(&unrelated.rollouts(3, 60, 12)), Some(Cause::DifferentWeights));
+}
+
+#[test]
+fn a_token_that_was_another_is_found() {
+    let mut rollouts = HEALTHY.rollouts(1, 60, 13);
+    let posted = rollouts[0].completion_token_ids[25];
+    rollouts[0].completion_token_ids[25] = (posted + 40) % VOCABULARY as TokenId;
+    let diagnosis = diagnosed(&rollouts);
+    assert_eq!(diagnosis.request[0].cause, Cause::TokenAltered, "{diagnosis:#?}");
+    let words = format!("completion token 25 was {posted}");
+    assert!(diagnosis.request[0].evidence.contains(&words), "{}", diagnosis.request[0].evidence);
+    let mut spliced = HEALTHY.rollouts(2, 60, 14);
+    let other = spliced[1].completion_token_ids.clone();
+    spliced[0].completion_token_ids[30..].copy_from_slice(&other[30..]);
+    assert_eq!(cause(&spliced[..1]), Some(Cause::ContextDiffersFromToken));
+}
+
+#[test]
+fn ids_that_are_fewer_than_sampled_are_retokenised() {
+    let mut rollouts = HEALTHY.rollouts(3, 60, 15);
+    for rollout in &mut rollouts {
+        // As if two ids had become one: one id fewer, the numbers cut off at the end.
+        rollout.completion_token_ids.remove(20);
+        rollout.logprobs.truncate(59);
+    }
+    assert_eq!(cause(&rollouts), Some(Cause::Retokenised));
+}
+
+#[test]
+fn a_head_in_bf16_behind_an_exact_body_is_named_although_it_is_within_the_floor() {
+    let report = |row: &[f32], _: &[f64], token: usize| {
+        let rounded: Vec<f32> = row.iter().map(|logit| super::row::to_bf16(*logit)).collect();
+        log_softmax(&rounded, 1.0)[token]
+    };
+    let mut rollouts = Engine { report: &report, ..HEALTHY }.rollouts(3, 60, 16);
+    for rollout in &mut rollouts {
+        let ids = [&rollout.prompt_token_ids[..], &rollout.completion_token_ids].concat();
+        let prompt = rollout.prompt_token_ids.len();
+        for (at, number) in rollout.logprobs.iter_mut().enumerate() {
+            *number = Some(report(&logits("b", &ids[..prompt + at]), &[], ids[prompt + at] as usize));
+        }
+    }
+    assert_eq!(cause(&rollouts), Some(Cause::LowPrecisionHead));
+}
+
+#[test]
+fn a_spent_budget_is_said_and_nothing_is_guessed() {
+    let stale = Engine { version: &|_| "a", ..HEALTHY }.rollouts(3, 40, 9);
+    let config = DiagnosisConfig { probe_tokens: 60, ..DiagnosisConfig::default() };
+    let (diagnosis, _) = diagnosed_with(&stale, &config);
+    assert!(diagnosis.exhausted && diagnosis.probed_tokens <= 60);
+    assert!(diagnosis.request.iter().all(|finding| finding.cause != Cause::StaleWeights), "{diagnosis:#?}");
+    assert!(diagnosis.request[0].evidence.contains("budget"), "{diagnosis:#?}");
+}

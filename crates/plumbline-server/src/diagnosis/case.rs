@@ -1,0 +1,89 @@
+//! One request that is to be diagnosed.
+
+use std::sync::Arc;
+
+use plumbline_core::{Rollout, TokenScores};
+use plumbline_divergence::{Cause, Diagnosis, Floor, SequenceComparison, TokenFloor};
+
+use crate::floors::MeasuredFloor;
+
+/// Mean `|d|` in nats of healthy bf16 engines where no floor of the model itself is known: 0.010 to 0.018 are published
+/// (miles, vime, TRL).
+const PUBLISHED_MAE: f64 = 0.015;
+
+/// Root mean square of `d` over its mean `|d|` in healthy bf16 engines: heavier tails than a Gaussian's 1.25.
+const PUBLISHED_SPREAD: f64 = 2.0;
+
+/// The rollouts of one request, with everything that is known of them.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) run: String,
+    pub(crate) engine: String,
+    pub(crate) sequences: Vec<CaseSequence>,
+    pub(crate) floor: CaseFloor,
+}
+
+#[derive(Debug)]
+pub(crate) struct CaseSequence {
+    pub(crate) rollout: Rollout,
+    pub(crate) scores: TokenScores,
+    pub(crate) comparison: SequenceComparison,
+    /// Whether its verdict is not `consistent`. The others are there to compare with.
+    pub(crate) suspicious: bool,
+}
+
+impl CaseSequence {
+    fn tokens(&self) -> usize {
+        self.rollout.prompt_token_ids.len() + self.rollout.completion_token_ids.len()
+    }
+}
+
+/// What a faithful engine would show.
+#[derive(Clone, Debug)]
+pub(crate) enum CaseFloor {
+    /// As measured on the resident model.
+    Measured(Arc<MeasuredFloor>),
+    /// As published of other models.
+    Published,
+}
+
+impl Floor for CaseFloor {
+    fn token(&self, entropy: f64) -> TokenFloor {
+        match self {
+            Self::Measured(measured) => measured.curve.token(entropy),
+            Self::Published => {
+                TokenFloor { mean_abs: PUBLISHED_MAE, mean_square: (PUBLISHED_MAE * PUBLISHED_SPREAD).powi(2) }
+            }
+        }
+    }
+}
+
+impl Case {
+    /// What it takes in memory, in tokens.
+    pub(crate) fn tokens(&self) -> usize {
+        self.sequences.iter().map(CaseSequence::tokens).sum()
+    }
+
+    /// The same case with no more than `most` tokens if it had more: without sequences that are not suspicious, then without
+    /// the last suspicious ones. One always stays.
+    pub(crate) fn trimmed(mut self, most: usize) -> Self {
+        if self.tokens() > most {
+            self.sequences.retain(|sequence| sequence.suspicious);
+            let mut tokens = 0;
+            let fits = |sequence: &&CaseSequence| {
+                tokens += sequence.tokens();
+                tokens <= most
+            };
+            let fitting = self.sequences.iter().take_while(fits).count();
+            self.sequences.truncate(fitting.max(1));
+        }
+        self
+    }
+
+    /// The first cause of each suspicious sequence.
+    pub(crate) fn causes(&self, diagnosis: &Diagnosis) -> Vec<Cause> {
+        let pairs = self.sequences.iter().zip(&diagnosis.sequences);
+        let of_suspicious = pairs.filter(|(sequence, _)| sequence.suspicious);
+        of_suspicious.filter_map(|(_, diagnosis)| Some(diagnosis.findings.first()?.cause)).collect()
+    }
+}
