@@ -131,3 +131,45 @@ async fn a_run_shows_what_is_wrong_with_its_engine() {
         assert_eq!(tokens.as_array().unwrap().len(), longest_line);
     }
 }
+
+/// Numbers after all kinds of processing, stated as raw: each rollout names what was done to its own numbers.
+#[tokio::test]
+async fn processing_that_was_not_stated_is_named() {
+    let server = Server::start(&[]).await;
+    let expected = |sampling: &serde_json::Value| -> &[&str] {
+        let set = |key: &str, neutral: f64| sampling[key].as_f64().is_some_and(|value| value != neutral);
+        if set("repetition_penalty", 1.0) || set("presence_penalty", 0.0) || set("frequency_penalty", 0.0) {
+            &["penalties_applied"]
+        } else if set("temperature", 1.0) && set("top_p", 1.0) {
+            &["temperature_applied", "top_p_renormalised", "top_k_renormalised"]
+        } else if set("temperature", 1.0) {
+            &["temperature_applied"]
+        } else if set("top_p", 1.0) {
+            &["top_p_renormalised"]
+        } else if set("min_p", 0.0) {
+            &["min_p_renormalised"]
+        } else {
+            &["top_k_renormalised"]
+        }
+    };
+    for name in ["tiny-f32-processed", "tiny-bf16-processed"] {
+        let mut lines = recording(name);
+        for line in &mut lines {
+            line["logprobs_mode"] = "raw".into();
+        }
+        let body = serde_json::json!({"run": name, "engine": "vllm", "sequences": lines, "include": ["diagnosis"]});
+        let answer: serde_json::Value =
+            server.client.post(server.at("/v1/verifications")).json(&body).send().await.unwrap().json().await.unwrap();
+        let mut diagnosed = 0;
+        for (line, sequence) in lines.iter().zip(answer["sequences"].as_array().unwrap()) {
+            if sequence["verdict"] == "divergent" {
+                diagnosed += 1;
+                let first = &sequence["diagnosis"][0];
+                let cause = first["cause"].as_str().unwrap();
+                assert!(expected(&line["sampling"]).contains(&cause), "{name}: {} is {first}", line["sampling"]);
+                assert!(first["explained"].as_f64().unwrap() > 0.8, "{name}: {first}");
+            }
+        }
+        assert!(diagnosed >= 20, "{name}: {diagnosed}");
+    }
+}

@@ -1,5 +1,7 @@
 //! The working state of one diagnosis: the suspicious sequences, their rows of logits, and what was tried so far.
 
+use std::collections::BTreeMap;
+
 use plumbline_core::{LogprobsMode, Processing, ProcessingScratch, Rollout, TokenCounts, TokenId};
 
 use super::cause::Cause;
@@ -16,7 +18,8 @@ pub(super) struct Case<'a> {
     pub(super) config: &'a DiagnosisConfig,
     /// The suspicious sequences.
     pub(super) observed: Vec<Observed>,
-    /// For each, the ids of its prompt and completion, each once, ascending.
+    /// For each, the ids whose logits are kept: those of its prompt and completion, and the frequent ones of the request, each
+    /// once, ascending.
     pub(super) own: Vec<Vec<TokenId>>,
     /// For each, the rows that were looked at, one per token.
     pub(super) rows: Vec<Vec<Option<Row>>>,
@@ -26,7 +29,8 @@ pub(super) struct Case<'a> {
 
 impl<'a> Case<'a> {
     pub(super) fn new(input: &'a DiagnosisInput<'a>, config: &'a DiagnosisConfig, observed: Vec<Observed>) -> Self {
-        let own = observed.iter().map(|observed| own_ids(input.sequences[observed.index].rollout)).collect();
+        let frequent = frequent_ids(input, &observed);
+        let own = observed.iter().map(|one| own_ids(input.sequences[one.index].rollout, &frequent)).collect();
         let rows = observed.iter().map(|observed| vec![None; observed.tokens.len()]).collect();
         Self { input, config, observed, own, rows, tried: Vec::new() }
     }
@@ -137,8 +141,8 @@ impl<'a> Case<'a> {
             let covered = tried.fits.iter().flatten().count();
             tried.is_counterfactual
                 && pooled.gain > 2.0 * self.config.margin
-                && pooled.reaches(1.25)
-                && pooled.explained() > 0.6
+                && (pooled.reaches(1.25) && pooled.explained() > 0.6
+                    || pooled.reaches(self.config.reached) && pooled.explained() > 0.85)
                 && 5 * covered >= 4 * tried.fits.len()
                 && tried.fits.iter().flatten().all(|fit| fit.reaches(self.config.reached))
         })
@@ -148,9 +152,25 @@ impl<'a> Case<'a> {
 /// Rows by which a parameter is chosen.
 const ROUGH_ROWS: usize = 320;
 
-/// Distinct ids of a rollout, ascending.
-fn own_ids(rollout: &Rollout) -> Vec<TokenId> {
-    let mut ids: Vec<TokenId> = rollout.prompt_token_ids.iter().chain(&rollout.completion_token_ids).copied().collect();
+/// Ids of which a bias can be seen.
+const FREQUENT: usize = 128;
+
+/// The most frequent ids of the completions.
+fn frequent_ids(input: &DiagnosisInput<'_>, observed: &[Observed]) -> Vec<TokenId> {
+    let mut counts: BTreeMap<TokenId, usize> = BTreeMap::new();
+    for one in observed {
+        for id in &input.sequences[one.index].rollout.completion_token_ids {
+            *counts.entry(*id).or_default() += 1;
+        }
+    }
+    let mut counts: Vec<(TokenId, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.into_iter().take(FREQUENT).map(|(id, _)| id).collect()
+}
+
+/// Distinct ids of a rollout and some more, ascending.
+fn own_ids(rollout: &Rollout, more: &[TokenId]) -> Vec<TokenId> {
+    let mut ids = [&rollout.prompt_token_ids[..], &rollout.completion_token_ids, more].concat();
     ids.sort_unstable();
     ids.dedup();
     ids

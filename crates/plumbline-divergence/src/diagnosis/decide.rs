@@ -115,7 +115,10 @@ fn rank(
             let evidence = format!("found in the request's other sequences; these {tokens} tokens alone do not tell");
             return vec![Finding { cause: leader, explained: None, residual_floor_multiple: None, evidence }];
         }
-        let (cause, mut evidence) = shape::unexplained(case, sequences);
+        // One sequence alone has too few tokens to tell noise from weights.
+        let everything: Vec<usize> = (0..case.observed.len()).collect();
+        let (cause, _) = shape::unexplained(case, &everything);
+        let (_, mut evidence) = shape::unexplained(case, sequences);
         if exhausted {
             evidence.push_str("; the budget did not suffice for all hypotheses");
         }

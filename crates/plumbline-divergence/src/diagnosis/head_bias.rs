@@ -1,5 +1,5 @@
-//! A bias on some tokens: fitted on half of the tokens, judged on the other half, so that it cannot win by its many
-//! parameters.
+//! A bias on some tokens: fitted to three quarters of the tokens and judged on the rest, by turns, so that it cannot win by
+//! its many parameters.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,12 @@ const MOST_IDS: usize = 96;
 /// Rounds over them.
 const ROUNDS: usize = 2;
 /// Nats by which a bias must raise the likelihood to be kept.
-const LEAST_GAIN: f64 = 4.0;
-/// Share of `|d|` to explain: ids that the fitted half does not have keep their difference.
-const LEAST_EXPLAINED: f64 = 0.35;
-/// Tokens below which halves say nothing.
+const LEAST_GAIN: f64 = 2.5;
+/// Share of `|d|` to explain: ids that the fitted part does not have keep their difference.
+const LEAST_EXPLAINED: f64 = 0.25;
+/// Parts of which each is predicted from the others.
+const PARTS: usize = 4;
+/// Tokens below which parts say nothing.
 const LEAST_TOKENS: usize = 48;
 
 /// One row as this hypothesis needs it.
@@ -54,13 +56,13 @@ pub(super) fn hypotheses(case: &mut Case<'_>) {
     let mut values: BTreeMap<(usize, usize), f64> = BTreeMap::new();
     let mut strongest: Option<(TokenId, f64)> = None;
     let mut count = 0;
-    for half in 0..2 {
-        let biases = fitted(case, &samples, half);
+    for part in 0..PARTS {
+        let biases = fitted(case, &samples, part);
         count = count.max(biases.len());
         for (sample, value) in
             samples.iter().zip(predicted(case, &samples, &biases)).enumerate().filter_map(|(index, pair)| {
-                // By position, so that every sequence is in both halves.
-                (index % 2 != half).then_some(pair)
+                // By position, so that every sequence is in all parts.
+                (index % PARTS == part).then_some(pair)
             })
         {
             values.insert((sample.sequence, sample.token), value);
@@ -97,10 +99,10 @@ fn mass(case: &Case<'_>, samples: &[Sample], id: TokenId) -> Mass {
         .collect()
 }
 
-/// Biases by id, fitted to the samples of one half.
-fn fitted(case: &Case<'_>, samples: &[Sample], half: usize) -> Vec<(TokenId, f64)> {
+/// Biases by id, fitted to the samples of all parts but one.
+fn fitted(case: &Case<'_>, samples: &[Sample], without: usize) -> Vec<(TokenId, f64)> {
     let mut by_id: BTreeMap<TokenId, f64> = BTreeMap::new();
-    for sample in samples.iter().skip(half).step_by(2) {
+    for (_, sample) in samples.iter().enumerate().filter(|(at, _)| at % PARTS != without) {
         *by_id.entry(sample.id).or_default() += sample.ratio.abs() / sample.scale;
     }
     let mut ids: Vec<(TokenId, f64)> = by_id.into_iter().collect();
@@ -117,8 +119,9 @@ fn fitted(case: &Case<'_>, samples: &[Sample], half: usize) -> Vec<(TokenId, f64
     for _ in 0..ROUNDS {
         for (index, mass) in masses.iter().enumerate() {
             let old = f64::exp_m1(biases[index]);
-            let touched: Vec<usize> =
-                (half..samples.len()).step_by(2).filter(|at| mass[*at] > 1e-3 || own[*at] == Some(index)).collect();
+            let touched: Vec<usize> = (0..samples.len())
+                .filter(|at| at % PARTS != without && (mass[*at] > 1e-3 || own[*at] == Some(index)))
+                .collect();
             let likelihood = |bias: f64| -> f64 {
                 let change = bias.exp_m1() - old;
                 touched

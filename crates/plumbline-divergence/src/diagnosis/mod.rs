@@ -25,6 +25,7 @@ mod head_bias;
 mod health;
 mod hypothesis;
 mod input;
+mod kinds;
 mod likelihood;
 mod observed;
 mod penalties;
@@ -52,12 +53,12 @@ pub use cause::Cause;
 pub use config::DiagnosisConfig;
 pub use finding::{Diagnosis, Finding, SequenceDiagnosis};
 pub use input::{DiagnosisInput, Floor, ModelFacts, SuspectSequence};
+pub use kinds::diagnose;
 pub use prober::{ProbeError, Prober};
 pub use run::{RunDiagnosis, RunSequence};
 
-/// Finds the causes of the divergence of a request's rollouts.
-#[must_use]
-pub fn diagnose(input: &DiagnosisInput<'_>, prober: &mut dyn Prober, config: &DiagnosisConfig) -> Diagnosis {
+/// Finds the causes of the divergence of rollouts that were sampled alike.
+fn diagnose_alike(input: &DiagnosisInput<'_>, prober: &mut dyn Prober, config: &DiagnosisConfig) -> Diagnosis {
     let mut prober = Budgeted::new(prober, config.probe_tokens);
     let health = health::examine(input.sequences);
     let observed: Vec<Observed> = input

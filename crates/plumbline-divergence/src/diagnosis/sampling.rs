@@ -41,7 +41,7 @@ fn temperatures(case: &mut Case<'_>, sampling: &Sampling, mode: LogprobsMode) {
     };
     if mode != LogprobsMode::Raw {
         if !sampling.active_transforms().is_empty() && mode == LogprobsMode::Processed {
-            let said = format!("the numbers are raw; {} were stated", sampling.active_transforms().join(", "));
+            let said = format!("the numbers are raw, stated as after {}", sampling.active_transforms().join(", "));
             let fits = raw(case, 1.0);
             case.record(Cause::ProcessingNotApplied, said, STATED, fits);
             if let Some(temperature) = stated {

@@ -158,7 +158,7 @@ fn mixture(observed: &Observed, scores: &TokenScores, share: f64, length: f64) -
 }
 
 /// A cache that explains this share of `|d|` by a mixture is not chance.
-const LEAST_MIXED: f64 = 0.3;
+const LEAST_MIXED: f64 = 0.02;
 
 fn stale_cache(case: &mut Case<'_>, scores: &[Option<TokenScores>], version: &str) {
     let fits = |case: &Case<'_>, share: f64, length: f64| -> Vec<Option<Fit>> {
