@@ -28,7 +28,7 @@ pub(super) fn hypotheses(case: &mut Case<'_>) {
 fn shift_words(shift: isize) -> String {
     let (amount, to) = (shift.unsigned_abs(), if shift > 0 { "after" } else { "before" });
     let tokens = if amount == 1 { "token" } else { "tokens" };
-    format!("each number is that of the token {amount} {tokens} {to} it")
+    format!("each number belongs to the place {amount} {tokens} {to} its own")
 }
 
 /// The number of token `t` as if it were that of token `t + shift`.

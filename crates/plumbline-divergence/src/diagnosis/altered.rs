@@ -176,5 +176,5 @@ pub(super) fn prompt(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
             questions.push(question);
         }
     }
-    try_all(case, prober, questions, FIRST_TOKENS);
+    try_all(case, prober, &questions, FIRST_TOKENS);
 }

@@ -18,7 +18,7 @@ const LONGEST_GENERATION_PROMPT: usize = 8;
 pub(super) fn hypotheses(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
     let mut questions = beginnings(case);
     questions.extend(ends(case));
-    try_all(case, prober, questions, FIRST_TOKENS);
+    try_all(case, prober, &questions, FIRST_TOKENS);
 }
 
 fn with_prompt(rollout: &Rollout, prompt: Vec<TokenId>) -> Option<Rollout> {
@@ -70,7 +70,7 @@ fn beginnings(case: &Case<'_>) -> Vec<Question> {
             (!fronts.contains(first)).then(|| without_first(1)(rollout)).flatten()
         }));
     }
-    questions.extend(cuts(model.special_token_ids.clone()));
+    questions.extend(cuts(&model.special_token_ids));
     for kept in [8, 16, 32, 64, 128, 256, 512, 1024] {
         if prompts.iter().any(|prompt| prompt.len() > kept) {
             let said = format!("the engine saw only the last {kept} tokens of the prompt");
@@ -88,14 +88,18 @@ fn beginnings(case: &Case<'_>) -> Vec<Question> {
 }
 
 /// Without what comes before the n-th special token, and before the n-th last one.
-fn cuts(special: Vec<TokenId>) -> Vec<Question> {
+fn cuts(special: &[TokenId]) -> Vec<Question> {
     let mut questions = Vec::new();
     for nth in 1..=MOST_CUTS {
         for from_end in [false, true] {
-            let special = special.clone();
+            let special = special.to_vec();
             let order = if from_end { "last" } else { "first" };
-            let said =
-                format!("the engine did not see the prompt before its special token number {nth} from the {order}");
+            let place = if nth == 1 {
+                format!("{order} special token")
+            } else {
+                format!("{order} special token but {}", nth - 1)
+            };
+            let said = format!("the engine did not see what is before the prompt's {place}");
             questions.push(Question::altered(Cause::PromptPrefixDiffers, said, SUGGESTED, move |rollout| {
                 let prompt = &rollout.prompt_token_ids;
                 let mut places: Vec<usize> =

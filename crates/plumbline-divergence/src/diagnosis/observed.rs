@@ -120,7 +120,7 @@ const SPIKE_FLOORS: f64 = 30.0;
 const SPIKE_NATS: f64 = 0.5;
 
 impl Excess {
-    fn add(&mut self, token: &Token) {
+    pub(super) fn add(&mut self, token: &Token) {
         let size = token.log_ratio().abs();
         self.tokens += 1;
         self.sum += size;

@@ -117,13 +117,13 @@ fn ask(
     variants: Vec<(Variant, f64, String)>,
 ) -> Option<(Variant, f64)> {
     let supported: Vec<_> = variants.into_iter().filter(|(variant, ..)| prober.supports(variant)).collect();
-    let questions = supported
+    let questions: Vec<Question> = supported
         .iter()
         .map(|(variant, price, words)| {
             Question::of_variant(cause, format!("the engine computed {words}"), *price, *variant)
         })
         .collect();
-    let gains = try_all(case, prober, questions, usize::MAX);
+    let gains = try_all(case, prober, &questions, usize::MAX);
     let answered = supported.iter().zip(gains).filter_map(|((variant, ..), gain)| Some((*variant, gain?)));
     answered.max_by(|a, b| a.1.total_cmp(&b.1))
 }

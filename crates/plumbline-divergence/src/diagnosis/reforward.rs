@@ -118,7 +118,7 @@ pub(super) fn fit_scores(case: &Case<'_>, sequence: usize, scores: &TokenScores)
 pub(super) fn try_all(
     case: &mut Case<'_>,
     prober: &mut Budgeted<'_>,
-    questions: Vec<Question>,
+    questions: &[Question],
     tokens: usize,
 ) -> Vec<Option<f64>> {
     let panel = panel(case);
@@ -146,10 +146,10 @@ pub(super) fn try_all(
     best.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (gain, index, mut fits) in best {
         if gain > 0.0 {
-            for sequence in 0..case.observed.len() {
+            for (sequence, fit) in fits.iter_mut().enumerate() {
                 if !panel.contains(&sequence) {
                     let scores = ask(case, prober, sequence, &questions[index], tokens);
-                    fits[sequence] = scores.and_then(|scores| fit_scores(case, sequence, &scores));
+                    *fit = scores.and_then(|scores| fit_scores(case, sequence, &scores));
                 }
             }
         }

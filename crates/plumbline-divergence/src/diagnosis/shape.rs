@@ -72,11 +72,13 @@ fn fit_of(observed: &Observed, segment: &Segment) -> Fit {
 }
 
 /// Mean `|d|` in floors from which larger noise is no rounding any more.
-const NOISE_FLOORS: f64 = 15.0;
+const NOISE_FLOORS: f64 = 12.0;
 /// The same in nats.
-const NOISE_NATS: f64 = 0.2;
+const NOISE_NATS: f64 = 0.1;
 /// Mean `|d|` in floors from which the weights may be others.
 const WEIGHTS_FLOORS: f64 = 3.0;
+/// How much larger the difference must be at the beginning to say that it fades.
+const FADES: f64 = 1.4;
 /// Share of tokens that stay within the floor where a few go to other experts.
 const ROUTED_SHARE: f64 = 0.75;
 
@@ -99,6 +101,15 @@ pub(super) fn unexplained(case: &Case<'_>, sequences: &[usize]) -> (Cause, Strin
             ),
         );
     }
+    let from_cache = |sequence: &usize| case.sequence(*sequence).cached_tokens.is_some_and(|cached| cached > 0);
+    let fading = fading(case, sequences);
+    if sequences.iter().all(from_cache) && fading > FADES {
+        let what = "largest after a prompt that came from the prefix cache, and fading along the sequence";
+        return (
+            Cause::StalePrefixCache,
+            format!("{numbers}, {what} (the first third of the tokens is at {fading:.1} times the last)"),
+        );
+    }
     let systematic = systematic(case, sequences);
     if systematic < 0.0 && multiple < NOISE_FLOORS && mae < NOISE_NATS && bias.abs() < 0.5 * mae {
         let what = "zero-mean noise all through, coarser than bf16, unrelated to the token";
@@ -109,6 +120,18 @@ pub(super) fn unexplained(case: &Case<'_>, sequences: &[usize]) -> (Cause, Strin
         return (Cause::DifferentWeights, format!("{numbers}, {what}"));
     }
     (Cause::Unknown, format!("{numbers}, and nothing that was tried explains it"))
+}
+
+/// Mean `|d|` in floors of the first third of the tokens over that of the last third.
+fn fading(case: &Case<'_>, sequences: &[usize]) -> f64 {
+    let mut ends = [Excess::default(); 2];
+    for tokens in sequences.iter().map(|sequence| &case.observed[*sequence].tokens) {
+        let third = tokens.len().div_ceil(3);
+        tokens[..third].iter().for_each(|token| ends[0].add(token));
+        tokens[tokens.len() - third..].iter().for_each(|token| ends[1].add(token));
+    }
+    let last = ends[1].multiple();
+    if last > 0.0 { ends[0].multiple() / last } else { 0.0 }
 }
 
 /// Above 0 for other weights, below for noise. Other weights treat a token alike wherever it is, and move tokens that are

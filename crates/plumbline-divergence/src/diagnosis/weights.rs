@@ -1,8 +1,8 @@
-//! Other weights than those of the posted version: all through, from a token on, or in the cache of the prompt only.
+//! Other weights than those of the posted version: all through, or from a token on.
 
 use plumbline_core::{Rollout, TokenScores, Variant};
 
-use super::case::{Case, maximise, total};
+use super::case::Case;
 use super::cause::Cause;
 use super::hypothesis::{Fit, Prediction, Tried, fit};
 use super::likelihood::log_density;
@@ -23,7 +23,7 @@ pub(super) fn hypotheses(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
         try_all(
             case,
             prober,
-            vec![Question::of_variant(Cause::AdapterMissing, said, VERSION, Variant::WithoutAdapter)],
+            &[Question::of_variant(Cause::AdapterMissing, said, VERSION, Variant::WithoutAdapter)],
             usize::MAX,
         );
     }
@@ -68,14 +68,13 @@ fn versions(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
             scores[*sequence].as_ref().is_some_and(|scores| {
                 let whole = fit_scores(case, *sequence, scores).map_or(0.0, |fit| fit.gain);
                 let swap = swapped(&case.observed[*sequence], scores).map_or(0.0, |(fit, ..)| fit.gain);
-                let mixed = mixture(&case.observed[*sequence], scores, 0.3, f64::INFINITY).map_or(0.0, |fit| fit.gain);
-                whole.max(swap).max(mixed) > 3.0
+                whole.max(swap) > 3.0
             })
         });
         if promising {
-            for sequence in 0..case.observed.len() {
-                if scores[sequence].is_none() {
-                    scores[sequence] = ask(case, prober, sequence, &question, usize::MAX);
+            for (sequence, scores) in scores.iter_mut().enumerate() {
+                if scores.is_none() {
+                    *scores = ask(case, prober, sequence, &question, usize::MAX);
                 }
             }
         }
@@ -84,7 +83,6 @@ fn versions(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
             .collect();
         case.record(Cause::StaleWeights, question.said.clone(), question.price, fits);
         swaps(case, &scores, &version, &posted);
-        stale_cache(case, &scores, &version);
     }
 }
 
@@ -144,46 +142,4 @@ fn swaps(case: &mut Case<'_>, scores: &[Option<TokenScores>], version: &str, pos
         fits.push(found.map(|(fit, ..)| fit));
     }
     case.tried.push(Tried { said, ..Tried::new(Cause::MidSequenceWeightSwap, "", fits) });
-}
-
-/// Numbers between those of both versions: by the stated weights, over keys and values of the other ones, whose part fades
-/// with the distance from the prompt.
-fn mixture(observed: &Observed, scores: &TokenScores, share: f64, length: f64) -> Option<Fit> {
-    fit(observed, |token| {
-        let own = observed.tokens[token].reference;
-        let fading = (-(observed.tokens[token].at as f64) / length).exp();
-        let value = other(observed, scores, token).map(|other| own + share * fading * (other - own));
-        value.map_or(Prediction::Unknown, Prediction::Value)
-    })
-}
-
-/// A cache that explains this share of `|d|` by a mixture is not chance.
-const LEAST_MIXED: f64 = 0.02;
-
-fn stale_cache(case: &mut Case<'_>, scores: &[Option<TokenScores>], version: &str) {
-    let fits = |case: &Case<'_>, share: f64, length: f64| -> Vec<Option<Fit>> {
-        let pairs = case.observed.iter().zip(scores);
-        pairs.map(|(observed, scores)| mixture(observed, scores.as_ref()?, share, length)).collect()
-    };
-    let shares: Vec<f64> = (1..9).map(|step| 0.1 * f64::from(step)).collect();
-    let mut best: Option<(f64, f64, f64)> = None;
-    for length in [f64::INFINITY, 16.0, 48.0] {
-        if let Some(share) = maximise(&shares, |share| total(&fits(case, share, length))) {
-            let gain = total(&fits(case, share, length));
-            if best.is_none_or(|(other, ..)| gain > other) {
-                best = Some((gain, share, length));
-            }
-        }
-    }
-    let Some((_, share, length)) = best.filter(|(_, share, _)| *share < 0.85) else { return };
-    let found = fits(case, share, length);
-    let said = format!(
-        "the numbers lie {:.0} % of the way to those of version {version}{}: stated weights over keys and values of the other version",
-        100.0 * share,
-        if length.is_finite() { " and ever less along the sequence" } else { "" }
-    );
-    case.record(Cause::StalePrefixCache, said, 8.0, found);
-    if let Some(tried) = case.tried.last_mut() {
-        tried.least_explained = LEAST_MIXED;
-    }
 }
