@@ -17,7 +17,36 @@ pub(super) fn healthy() -> Vec<Plant> {
 
 /// Recordings of an engine with a fault.
 pub(super) fn plants() -> Vec<Plant> {
-    vec![Plant::new(&["stale_weights"], "recording tiny-bf16-stale", |_, seed| some_groups("tiny-bf16-stale", seed))]
+    let stale =
+        Plant::new(&["stale_weights"], "recording tiny-bf16-stale", |_, seed| some_groups("tiny-bf16-stale", seed));
+    // Groups of the processed recordings by what their requests asked for; of the fifth each part is a right answer.
+    const PROCESSED: [(&str, &[&str]); 7] = [
+        ("00", &["temperature_applied"]),
+        ("01", &["top_p_renormalised"]),
+        ("02", &["top_k_renormalised"]),
+        ("03", &["penalties_applied"]),
+        ("04", &["temperature_applied", "top_p_renormalised", "top_k_renormalised"]),
+        ("05", &["min_p_renormalised"]),
+        ("06", &["penalties_applied"]),
+    ];
+    let as_raw = ["tiny-bf16-processed", "tiny-f32-processed"].into_iter().flat_map(|name| {
+        PROCESSED.map(|(group, expected)| {
+            Plant::new(expected, format!("recording {name}-{group}, stated as raw"), move |_, _| {
+                let mut posted = recorded(name);
+                posted.retain(|posted| posted.rollout.id.starts_with(&format!("{name}-{group}-")));
+                posted.iter_mut().for_each(|posted| posted.rollout.logprobs_mode = LogprobsMode::Raw);
+                posted
+            })
+        })
+    });
+    std::iter::once(stale).chain(as_raw).collect()
+}
+
+/// All sequences of a recording.
+fn recorded(name: &str) -> Vec<Posted> {
+    let text = std::fs::read_to_string(recording(&format!("{name}.jsonl"))).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Line>(line).unwrap());
+    lines.map(|line| Posted { rollout: rollout(&line), group: 0, worker: 0 }).collect()
 }
 
 /// A line of a recording.

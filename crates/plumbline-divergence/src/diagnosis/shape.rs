@@ -29,20 +29,18 @@ const LEAST_BEFORE: usize = 3;
 
 fn kind(observed: &Observed, segment: &Segment) -> Option<Cause> {
     let to_the_end = segment.to == observed.tokens.len();
-    if segment.from < LEAST_BEFORE && segment.from + segment.to > 0 {
+    if segment.from < LEAST_BEFORE {
         // Nothing in order before it: not a beginning.
         return (segment.from > 0 && segment.multiple > COARSE_FLOORS).then_some(Cause::ContextDiffersFromToken);
     }
     if to_the_end && segment.to - segment.from <= END {
         return None;
     }
+    // Noise is small now and then: a stretch may end a few tokens early.
+    let lasts = segment.to + (observed.tokens.len() / 8).max(END) >= observed.tokens.len();
     let coarse =
         segment.multiple < COARSE_FLOORS && segment.mae < COARSE_NATS && segment.bias.abs() < 0.6 * segment.mae;
-    Some(if coarse && to_the_end && segment.decay > 0.4 {
-        Cause::KvCachePrecision
-    } else {
-        Cause::ContextDiffersFromToken
-    })
+    Some(if coarse && lasts && segment.decay > 0.3 { Cause::KvCachePrecision } else { Cause::ContextDiffersFromToken })
 }
 
 fn words(cause: Cause, observed: &Observed, segment: &Segment) -> String {
@@ -76,7 +74,7 @@ const NOISE_FLOORS: f64 = 12.0;
 /// The same in nats.
 const NOISE_NATS: f64 = 0.1;
 /// Mean `|d|` in floors from which the weights may be others.
-const WEIGHTS_FLOORS: f64 = 3.0;
+const WEIGHTS_FLOORS: f64 = 4.0;
 /// How much larger the difference must be at the beginning to say that it fades.
 const FADES: f64 = 1.4;
 /// Share of tokens that stay within the floor where a few go to other experts.

@@ -95,11 +95,14 @@ impl Prober for Model {
     }
 }
 
+/// What an engine reports, from a row of logits, its logprobs and the token.
+type Report<'a> = &'a dyn Fn(&[f32], &[f64], usize) -> f64;
+
 /// An engine: the version and prompt it really has, and what it reports of each row.
 struct Engine<'a> {
     version: &'a dyn Fn(usize) -> &'static str,
     seen: &'a dyn Fn(&[TokenId]) -> Vec<TokenId>,
-    report: &'a dyn Fn(&[f32], &[f64], usize) -> f64,
+    report: Report<'a>,
     sampling: Sampling,
     mode: LogprobsMode,
 }
@@ -160,7 +163,7 @@ impl Engine<'_> {
     }
 }
 
-fn diagnosed_with(rollouts: &[Rollout], config: &DiagnosisConfig) -> (Diagnosis, usize) {
+fn diagnosed_with(rollouts: &[Rollout], cached: Option<usize>, config: &DiagnosisConfig) -> (Diagnosis, usize) {
     let mut model = Model::default();
     let scores: Vec<TokenScores> = rollouts
         .iter()
@@ -174,7 +177,7 @@ fn diagnosed_with(rollouts: &[Rollout], config: &DiagnosisConfig) -> (Diagnosis,
     let sequences: Vec<SuspectSequence<'_>> = rollouts
         .iter()
         .zip(scores.iter().zip(&compared))
-        .map(|(rollout, (scores, comparison))| SuspectSequence { rollout, scores, comparison, cached_tokens: None })
+        .map(|(rollout, (scores, comparison))| SuspectSequence { rollout, scores, comparison, cached_tokens: cached })
         .collect();
     let facts = ModelFacts {
         bos_token_id: Some(BOS),
@@ -190,7 +193,7 @@ fn diagnosed_with(rollouts: &[Rollout], config: &DiagnosisConfig) -> (Diagnosis,
 }
 
 fn diagnosed(rollouts: &[Rollout]) -> Diagnosis {
-    diagnosed_with(rollouts, &DiagnosisConfig::default()).0
+    diagnosed_with(rollouts, None, &DiagnosisConfig::default()).0
 }
 
 /// The first cause of the request, which has to be every diagnosed sequence's as well.
@@ -212,7 +215,7 @@ fn changed(mut rollouts: Vec<Rollout>, change: impl Fn(&mut Vec<Option<f64>>)) -
 #[test]
 fn healthy_numbers_have_no_cause_and_cost_no_forward_but_for_rows() {
     for seed in 0..20 {
-        let (diagnosis, forwards) = diagnosed_with(&HEALTHY.rollouts(4, 40, seed), &DiagnosisConfig::default());
+        let (diagnosis, forwards) = diagnosed_with(&HEALTHY.rollouts(4, 40, seed), None, &DiagnosisConfig::default());
         assert!(diagnosis.request.is_empty(), "{diagnosis:#?}");
         assert!(diagnosis.sequences.iter().all(|sequence| sequence.findings.is_empty()));
         assert!(forwards <= 4, "{forwards}");
@@ -255,7 +258,7 @@ fn numbers_of_other_tokens_and_sequences_are_named() {
 #[test]
 fn sampling_transforms_are_named() {
     let neutral = Sampling::default();
-    let hot = |sampling: Sampling, mode, report: &dyn Fn(&[f32], &[f64], usize) -> f64| {
+    let hot = |sampling: Sampling, mode, report: Report<'_>| {
         cause(&Engine { sampling, mode, report, ..HEALTHY }.rollouts(4, 40, 5))
     };
     let at = |temperature: f64| move |row: &[f32], _: &[f64], token: usize| log_softmax(row, temperature)[token];
@@ -371,8 +374,63 @@ fn a_head_in_bf16_behind_an_exact_body_is_named_although_it_is_within_the_floor(
 fn a_spent_budget_is_said_and_nothing_is_guessed() {
     let stale = Engine { version: &|_| "a", ..HEALTHY }.rollouts(3, 40, 9);
     let config = DiagnosisConfig { probe_tokens: 60, ..DiagnosisConfig::default() };
-    let (diagnosis, _) = diagnosed_with(&stale, &config);
+    let (diagnosis, _) = diagnosed_with(&stale, None, &config);
     assert!(diagnosis.exhausted && diagnosis.probed_tokens <= 60);
     assert!(diagnosis.request.iter().all(|finding| finding.cause != Cause::StaleWeights), "{diagnosis:#?}");
     assert!(diagnosis.request[0].evidence.contains("budget"), "{diagnosis:#?}");
+}
+
+/// Adds noise of so many floors to the numbers, by their place in the completion.
+fn noisy(rollouts: Vec<Rollout>, floors: impl Fn(usize) -> f64) -> Vec<Rollout> {
+    let mut noise = Noise(99);
+    let mut rollouts = rollouts;
+    for rollout in &mut rollouts {
+        for (at, number) in rollout.logprobs.iter_mut().enumerate() {
+            *number = number.map(|value| (value + floors(at) * FLOOR * noise.laplace()).min(0.0));
+        }
+    }
+    rollouts
+}
+
+#[test]
+fn noise_is_told_by_where_it_begins_and_where_it_ends() {
+    let coarse = noisy(HEALTHY.rollouts(4, 60, 17), |at| if at < 20 { 0.0 } else { 7.0 });
+    assert_eq!(cause(&coarse), Some(Cause::KvCachePrecision));
+    let everywhere = noisy(HEALTHY.rollouts(6, 80, 18), |_| 5.0);
+    assert_eq!(cause(&everywhere), Some(Cause::NumericalNoise));
+    let fading = noisy(HEALTHY.rollouts(6, 60, 19), |at| 14.0 * (-(at as f64) / 25.0).exp());
+    let (cached, _) = diagnosed_with(&fading, Some(16), &DiagnosisConfig::default());
+    assert_eq!(cached.request[0].cause, Cause::StalePrefixCache, "{cached:#?}");
+    let not_cached = diagnosed(&fading);
+    assert_ne!(not_cached.request[0].cause, Cause::StalePrefixCache, "{not_cached:#?}");
+}
+
+#[test]
+fn a_bias_of_some_ids_is_told_from_other_weights() {
+    let biased = |id: usize| if id % 9 == 4 { 1.2 } else { 0.0 };
+    let report = |row: &[f32], _: &[f64], token: usize| {
+        let row: Vec<f32> = row.iter().enumerate().map(|(id, logit)| logit + biased(id) as f32).collect();
+        log_softmax(&row, 1.0)[token]
+    };
+    let rollouts = Engine { report: &report, ..HEALTHY }.rollouts(8, 60, 20);
+    let diagnosis = diagnosed(&rollouts);
+    assert_eq!(diagnosis.request[0].cause, Cause::HeadBias, "{:#?}", diagnosis.request);
+    assert!(diagnosis.request[0].explained.unwrap() > 0.5, "{:#?}", diagnosis.request);
+}
+
+#[test]
+fn soft_caps_and_padded_rows_are_named_with_their_size() {
+    let capped = |row: &[f32], _: &[f64], token: usize| {
+        let row: Vec<f32> = row.iter().map(|logit| 8.0 * (logit / 8.0).tanh()).collect();
+        log_softmax(&row, 1.0)[token]
+    };
+    let found = diagnosed(&Engine { report: &capped, ..HEALTHY }.rollouts(4, 60, 21)).request;
+    assert_eq!(found[0].cause, Cause::SoftcapMismatch, "{found:#?}");
+    assert!(found[0].evidence.contains("about 8.0") || found[0].evidence.contains("about 7.9"), "{found:#?}");
+    let padded = |row: &[f32], _: &[f64], token: usize| {
+        let row = [row, &[0.0; 64]].concat();
+        log_softmax(&row, 1.0)[token]
+    };
+    let found = diagnosed(&Engine { report: &padded, ..HEALTHY }.rollouts(4, 60, 22)).request;
+    assert_eq!(found[0].cause, Cause::PaddedVocabulary, "{found:#?}");
 }
