@@ -35,10 +35,10 @@ def make_checkpoint(folder):
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
 
 
-def start(options, folder):
+def start(options, folder, settings=None):
     server = subprocess.Popen(
         [options.binary, "serve", "--model", folder, "--listen", "127.0.0.1:0", "--threads", str(options.threads), "--log-format", "json"],
-        stderr=subprocess.PIPE, text=True, cwd=folder,
+        stderr=subprocess.PIPE, text=True, cwd=folder, env=os.environ | (settings or {}),
     )
     for line in server.stderr:
         found = re.search(r'"address":"([^"]+)"', line)
