@@ -124,7 +124,7 @@ impl Judge {
                 run.observe(&RunSequence {
                     worker: Some(&name),
                     policy_version: posted.rollout.policy_version.as_deref(),
-                    cached_tokens: None,
+                    cached_tokens: posted.cached_tokens,
                     tokens: sequence.tokens,
                     mae: sequence.mae,
                     floor_mae: sequence.floor,
@@ -160,7 +160,7 @@ impl Judge {
                 rollout: &posted.rollout,
                 scores,
                 comparison,
-                cached_tokens: None,
+                cached_tokens: posted.cached_tokens,
             })
             .collect();
         let facts = self.references.facts.clone();

@@ -1,7 +1,7 @@
 //! The resident models, and a diagnosis's questions to them.
 
 use plumbline_core::{
-    ModelError, PackedBatch, ReferenceModel, Rollout, ScoringSequence, TokenId, TokenScores, Variant,
+    ModelError, PackedBatch, ReferenceModel, Rollout, ScoringSequence, TokenId, TokenScores, TokenText, Variant,
 };
 use plumbline_divergence::{ModelFacts, ProbeError, Prober};
 use plumbline_model::{CandleReference, Tokenizer};
@@ -109,17 +109,6 @@ impl Prober for References<'_> {
     }
 
     fn respellings(&mut self, ids: &[TokenId]) -> Vec<Vec<TokenId>> {
-        let Ok(text) = self.tokenizer.decode(ids) else { return Vec::new() };
-        let cuts = text.char_indices().map(|(at, _)| at);
-        let spelt = |at: usize| {
-            let (head, tail) = text.split_at(at);
-            let mut spelling = self.tokenizer.encode(head, false).ok()?;
-            spelling.extend(self.tokenizer.encode(tail, false).ok()?);
-            Some(spelling)
-        };
-        let mut spellings: Vec<Vec<TokenId>> = cuts.filter_map(spelt).filter(|spelling| spelling != ids).collect();
-        spellings.sort();
-        spellings.dedup();
-        spellings
+        self.tokenizer.respellings(ids)
     }
 }

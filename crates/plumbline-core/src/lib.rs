@@ -16,6 +16,7 @@ mod sampling;
 mod scores;
 mod sharing;
 mod skip;
+mod text;
 mod validate;
 mod versions;
 
@@ -28,5 +29,6 @@ pub use sampling::{LogprobsMode, Sampling};
 pub use scores::TokenScores;
 pub use sharing::MIN_SHARED_TOKENS;
 pub use skip::{SkipCounts, SkipReason};
+pub use text::TokenText;
 pub use validate::{Violation, ViolationCode};
 pub use versions::VersionSpan;

@@ -14,6 +14,7 @@
 mod body;
 pub mod config;
 mod diagnosis;
+mod evidence_view;
 mod floor;
 mod floors;
 mod metrics;
@@ -34,7 +35,7 @@ pub use plumbline_divergence::ModelFacts;
 
 pub use config::{Config, ConfigError, KeyProblem};
 pub use serve::{ServerError, serve};
-pub use weights::ReferenceSource;
+pub use weights::{ModelKnowledge, ReferenceSource};
 
 #[cfg(test)]
 mod tests;

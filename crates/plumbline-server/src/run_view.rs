@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use plumbline_core::SkipCounts;
+use plumbline_core::{SkipCounts, TokenText};
 use plumbline_divergence::{
     Cause, DriftEvent, DriftRecord, DriftState, DriftUnit, GroupView, Interval, Metrics, NamedPoint, PointSums,
     PooledSums, TimePoint, Verdict, VerdictLevels,
@@ -11,7 +11,9 @@ use plumbline_divergence::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::evidence_view::EvidenceResponse;
 use crate::openapi::{MetricsWithIntervalsDocument, SkippedDocument};
+use crate::verification::FindingResponse;
 
 /// Turns a time in a view into a time of day.
 pub(crate) type At<'a> = dyn Fn(Duration) -> String + 'a;
@@ -60,6 +62,12 @@ pub(crate) struct EngineResponse {
     other_workers: Option<PointResponse>,
     /// Diagnosed sequences by the cause that was ranked first; only causes that were seen.
     diagnosis: BTreeMap<&'static str, u64>,
+    /// Causes of the run as a whole, the likeliest first, from its latest 4096 to 8192 sequences: what its diagnosed sequences
+    /// have in common, and what one worker or cached prompts have that the others have not. Empty: nothing beyond noise was
+    /// found.
+    causes: Vec<FindingResponse<'static>>,
+    /// Where the differences of these sequences are.
+    token_evidence: EvidenceResponse,
 }
 
 /// Metrics and the 95 % intervals of those that are means, clustered by sequence, as `{key}_ci95`.
@@ -218,7 +226,7 @@ pub(crate) struct NamedPointResponse {
 
 impl EngineResponse {
     /// The view with its verdict.
-    pub(crate) fn of(view: GroupView, levels: &VerdictLevels, at: &At<'_>) -> Self {
+    pub(crate) fn of(view: GroupView, levels: &VerdictLevels, text: Option<&dyn TokenText>, at: &At<'_>) -> Self {
         let judgement = levels.judge(&view.window.statistics);
         let verdicts = Verdict::ALL.into_iter().map(Verdict::as_str).zip(view.verdicts).collect();
         let named =
@@ -245,6 +253,8 @@ impl EngineResponse {
                 .into_iter()
                 .filter_map(|cause| Some((cause, *view.diagnoses.get(cause)?)))
                 .collect(),
+            token_evidence: EvidenceResponse::of(&view.evidence, text),
+            causes: view.causes.into_iter().map(FindingResponse::from).collect(),
         }
     }
 }

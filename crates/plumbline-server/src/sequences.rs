@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use plumbline_core::TokenId;
 use plumbline_divergence::{Metrics, SequenceComparison};
 
 /// When a run has more sequences than this, only its worst by each measure, its longest and its latest stay, [`EACH`] of each.
@@ -28,6 +29,8 @@ pub(crate) struct StoredSequence {
     pub(crate) verdict: &'static str,
     pub(crate) verdict_reason: String,
     pub(crate) metrics: Metrics,
+    /// The token before its completion, if there is one.
+    pub(crate) last_of_prompt: Option<TokenId>,
     /// Its tokens, and its id as sent.
     pub(crate) comparison: SequenceComparison,
 }
@@ -204,6 +207,7 @@ mod tests {
             at: SystemTime::UNIX_EPOCH,
             verdict: "consistent",
             verdict_reason: String::new(),
+            last_of_prompt: None,
             metrics: Metrics::of(std::slice::from_ref(&comparison)),
             comparison,
         }

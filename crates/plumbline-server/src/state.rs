@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use plumbline_core::{ModelLimits, ReferenceInfo};
+use plumbline_core::{ModelLimits, ReferenceInfo, TokenText};
 use plumbline_divergence::{ModelFacts, diagnose};
 use plumbline_scheduler::{Scheduler, SchedulerState};
 use prometheus::Registry;
@@ -20,7 +20,7 @@ use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
 use crate::sequences::SequenceStore;
 use crate::serve::ServerError;
-use crate::weights::{ResidentFacts, Weights};
+use crate::weights::{ModelKnowledge, ResidentFacts, Weights};
 
 /// How soon a client may look again while the reference loads.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
@@ -54,6 +54,8 @@ pub(crate) struct Resident {
     pub(crate) divergence: Arc<DivergenceMetrics>,
     pub(crate) recent: RecentTraffic,
     pub(crate) diagnoses: Diagnoses,
+    /// The text of its tokens, if it has a tokenizer.
+    pub(crate) text: Option<Arc<dyn TokenText>>,
 }
 
 impl AppState {
@@ -119,20 +121,19 @@ impl AppState {
             model: ModelLimits { max_positions, ..info.limits },
             max_sequences: self.config.max_sequences_per_request,
         };
-        let facts = ModelFacts {
-            eos_token_ids: info.eos_token_ids.clone(),
-            vocab_size: info.limits.vocab_size,
-            ..self.facts.as_ref().map(|facts| facts()).unwrap_or_default()
-        };
+        let ModelKnowledge { facts, text } = self.facts.as_ref().map(|facts| facts()).unwrap_or_default();
+        let facts =
+            ModelFacts { eos_token_ids: info.eos_token_ids.clone(), vocab_size: info.limits.vocab_size, ..facts };
         let counted = Arc::clone(&divergence);
         let heard: Heard = Box::new(move |case, diagnosis| {
-            counted.count_diagnoses(&case.run, &case.engine, &case.causes(diagnosis));
+            counted.hear(&case.run, &case.engine, &case.findings(diagnosis));
         });
         let (scheduler, metrics) = (self.scheduler.clone(), self.metrics.clone());
-        let diagnoses = Diagnoses::start(&self.config, scheduler, metrics, facts, diagnose, heard)?;
+        let known = ModelKnowledge { facts, text: text.clone() };
+        let diagnoses = Diagnoses::start(&self.config, scheduler, metrics, known, diagnose, heard)?;
         let recent = RecentTraffic::new(self.config.aside_tokens, self.config.noise_floor_tokens);
         // Set once: the scheduler loads one reference and says so once.
-        Ok(self.resident.get_or_init(|| Resident { limits, divergence, recent, diagnoses }))
+        Ok(self.resident.get_or_init(|| Resident { limits, divergence, recent, diagnoses, text }))
     }
 
     /// The resident reference, if the server takes work.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use plumbline_core::{LogprobsMode, ReferenceInfo, Rollout, SkipCounts, TokenScores};
 use plumbline_divergence::{
     Diagnosis, Finding, FloorCurve, ImportanceWeights, Judgement, Metrics, SequenceComparison, SequenceSummary,
-    SufficientStatistics, TokenComparison, Verdict, VerdictLevels, compare, importance_weights,
+    SufficientStatistics, TokenComparison, TokenEvidence, Verdict, VerdictLevels, compare, importance_weights,
 };
 use plumbline_scheduler::SequenceOutcome;
 use serde::Serialize;
@@ -130,6 +130,12 @@ pub(crate) struct FindingResponse<'a> {
     evidence: Cow<'a, str>,
 }
 
+impl From<Finding> for FindingResponse<'static> {
+    fn from(finding: Finding) -> Self {
+        Self { cause: finding.cause.as_str(), explained: finding.explained, evidence: Cow::Owned(finding.evidence) }
+    }
+}
+
 impl<'a> FindingResponse<'a> {
     fn of(finding: &'a Finding) -> Self {
         Self { cause: finding.cause.as_str(), explained: finding.explained, evidence: Cow::Borrowed(&finding.evidence) }
@@ -217,16 +223,20 @@ impl Assessed {
         &self.verification
     }
 
-    /// What a diagnosis needs, if there is anything to diagnose; `floor` finds the noise floor of a version.
+    /// Whether there is anything to diagnose.
+    pub(crate) fn is_suspicious(&self) -> bool {
+        self.judgements.iter().any(|judgement| judgement.verdict != Verdict::Consistent)
+    }
+
+    /// Copies what a diagnosis needs; `floor` finds the noise floor of a version. CPU-bound.
     pub(crate) fn case(&self, floor: impl FnOnce(&str) -> CaseFloor) -> Option<Case> {
-        if self.judgements.iter().all(|judgement| judgement.verdict == Verdict::Consistent) {
-            return None;
-        }
         let parts = self.verification.rollouts.iter().zip(&self.scored).zip(&self.comparisons).zip(&self.judgements);
-        let sequences = parts.map(|(((rollout, scored), comparison), judgement)| CaseSequence {
+        let parts = parts.zip(&self.verification.cached_tokens);
+        let sequences = parts.map(|((((rollout, scored), comparison), judgement), cached_tokens)| CaseSequence {
             rollout: rollout.clone(),
             scores: scored.scores.clone(),
             comparison: comparison.clone(),
+            cached_tokens: *cached_tokens,
             suspicious: judgement.verdict != Verdict::Consistent,
         });
         Some(Case {
@@ -261,6 +271,13 @@ impl Assessed {
                 verdict: Some(judgement.verdict),
                 policy_version: policy_version.map(str::to_owned),
                 worker: verification.worker.clone(),
+                cached_tokens: verification.cached_tokens[index],
+                evidence: TokenEvidence::of(
+                    comparison,
+                    rollout.prompt_token_ids.last().copied(),
+                    verification.worker.as_deref(),
+                    policy_version,
+                ),
             };
             observation.add(comparison, summary);
             sequences.push(SequenceResponse {
@@ -288,6 +305,7 @@ impl Assessed {
                 verdict,
                 verdict_reason: judgement.reason.clone(),
                 metrics: metrics.clone(),
+                last_of_prompt: rollout.prompt_token_ids.last().copied(),
                 comparison: comparison.clone(),
             });
         }

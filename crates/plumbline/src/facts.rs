@@ -1,26 +1,35 @@
-//! What diagnoses can make use of beside what the reference says of itself.
+//! What is known of a model beside what the reference says of itself.
+
+use std::sync::Arc;
 
 use plumbline_divergence::ModelFacts;
-use plumbline_model::{Chat, ChatValue, CivilTime, DecoderSpec, MlpSpec, ModelSource, Tokenizer};
-use serde_json::json;
+use plumbline_model::{DecoderSpec, MlpSpec, ModelSource, Tokenizer};
+use plumbline_server::ModelKnowledge;
 
-/// The facts of a model. What cannot be read is left out and logged: hypotheses that need it are not tried then.
-pub(crate) fn of(source: &ModelSource) -> ModelFacts {
-    let mut facts = ModelFacts::default();
+use crate::template;
+
+/// The facts of a model, and its tokenizer. What cannot be read is left out and logged: hypotheses that need it are not tried
+/// then, and there is no text.
+pub(crate) fn knowledge(source: &ModelSource) -> ModelKnowledge {
+    let mut known = ModelKnowledge::default();
     match source.spec() {
-        Ok(spec) => describe(&mut facts, &spec),
+        Ok(spec) => describe(&mut known.facts, &spec),
         Err(error) => tracing::warn!(%error, "diagnoses do without the model's configuration"),
     }
     match source.tokenizer() {
-        Ok(Some(tokenizer)) => spell(&mut facts, &tokenizer),
+        Ok(Some(tokenizer)) => {
+            spell(&mut known.facts, &tokenizer);
+            known.text = Some(Arc::new(tokenizer));
+        }
         Ok(None) => {
             tracing::info!(
-                "the model has no tokenizer files: diagnoses do not try BOS, templates and padded vocabularies"
+                "the model has no tokenizer files: tokens are shown without text, and diagnoses do not try BOS, templates and \
+                 padded vocabularies"
             );
         }
-        Err(error) => tracing::warn!(%error, "diagnoses do without the model's tokenizer"),
+        Err(error) => tracing::warn!(%error, "text and diagnoses do without the model's tokenizer"),
     }
-    facts
+    known
 }
 
 fn describe(facts: &mut ModelFacts, spec: &DecoderSpec) {
@@ -38,26 +47,13 @@ fn spell(facts: &mut ModelFacts, tokenizer: &Tokenizer) {
         Err(error) => tracing::warn!(%error, "diagnoses do without the BOS token"),
     }
     if tokenizer.chat_template().is_some() {
-        facts.generation_prompts.extend(generation_prompt(tokenizer));
-    }
-}
-
-/// What the chat template puts at the end of a prompt for the answer to begin.
-fn generation_prompt(tokenizer: &Tokenizer) -> Option<Vec<u32>> {
-    // The time only matters to templates that print it, and then the same for both.
-    let now = CivilTime::from_unix_utc(0, 0)?;
-    let message = || ChatValue::from(json!({"role": "user", "content": "hello"}));
-    let rendered = |add_generation_prompt| {
-        let chat = Chat { messages: vec![message()], add_generation_prompt, ..Chat::default() };
-        tokenizer.encode_chat(&chat, now)
-    };
-    match (rendered(false), rendered(true)) {
-        (Ok(without), Ok(with)) => {
-            with.strip_prefix(without.as_slice()).filter(|added| !added.is_empty()).map(Into::into)
+        match template::generation_prompt(tokenizer) {
+            Ok(added) => facts.generation_prompts.extend(added),
+            Err(error) => tracing::warn!(%error, "diagnoses do without the chat template's generation prompt"),
         }
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::warn!(%error, "diagnoses do without the chat template's generation prompt");
-            None
+        match template::default_prefix(tokenizer) {
+            Ok(prefix) => facts.template_prefixes.extend(prefix),
+            Err(error) => tracing::warn!(%error, "diagnoses do without the chat template's default system prompt"),
         }
     }
 }
@@ -70,7 +66,7 @@ mod tests {
     #[test]
     fn the_embedded_model_is_known() {
         let source = ModelSource::Embedded(embedded::MODEL);
-        let facts = of(&source);
+        let facts = knowledge(&source).facts;
         let tokenizer = source.tokenizer().unwrap().unwrap();
         assert_eq!(tokenizer.decode(&facts.generation_prompts[0]).unwrap(), "<|im_start|>assistant\n");
         assert_eq!(facts.tokenizer_size, Some(tokenizer.id_bound()));

@@ -11,6 +11,7 @@ mod memory;
 mod reference;
 mod selfcheck;
 mod serve;
+mod template;
 mod threads;
 
 use std::process::ExitCode;

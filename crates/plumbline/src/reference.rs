@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
 use plumbline_core::{ComputeDevice, ReferenceModel};
-use plumbline_divergence::ModelFacts;
 use plumbline_model::{LoadError, LoadOptions, ModelSource};
 use plumbline_server::config::SelfCheck;
 use plumbline_server::{Config, ReferenceSource};
@@ -23,10 +22,7 @@ pub(crate) fn source(config: &Config) -> ReferenceSource {
     let base = Arc::new(Base::new(config.model.clone(), config.revision.clone()));
     let source =
         ReferenceSource::together(config.device.as_slice().iter().map(|device| source_on(*device, config, &base)));
-    source.with_facts(move || match base.found() {
-        Some(model) => facts::of(&model),
-        None => ModelFacts::default(),
-    })
+    source.with_knowledge(move || base.found().map(|model| facts::knowledge(&model)).unwrap_or_default())
 }
 
 /// The part of one device.

@@ -14,6 +14,17 @@ pub(super) fn plants() -> Vec<Plant> {
             engine.cached_prefix = Some(world.previous.clone());
             rollouts(&engine, &Scene::of(seed, |rng| prompts::long(world, rng)))
         })];
+    let named = "blocks of the prompt cached by old weights, and posted as cached";
+    plants.push(Plant::new(&["stale_prefix_cache"], named, |world, seed| {
+        let mut engine = Format::Bf16.engine(world);
+        engine.cached_prefix = Some(world.previous.clone());
+        let mut posted = rollouts(&engine, &Scene::of(seed, |rng| prompts::long(world, rng)));
+        for posted in &mut posted {
+            // All but the block that holds the last token.
+            posted.cached_tokens = Some((posted.rollout.prompt_token_ids.len() - 1) / 16 * 16);
+        }
+        posted
+    }));
     for from in [16, 32, 48] {
         let name = format!("keys and values in fp8 (e5m2) from completion token {from}");
         plants.push(Plant::new(&["kv_cache_precision"], name, move |world, seed| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::scene::{Format, Scene, rollouts};
 use super::{Plant, recorded};
+use crate::engine::Report;
 use crate::rng::Rng;
 use crate::world::World;
 
@@ -14,6 +15,12 @@ pub(super) fn plants() -> Vec<Plant> {
             engine.head.mantissa = Some(7);
             rollouts(&engine, &Scene::mixed(world, seed))
         })];
+    plants.push(Plant::new(&["low_precision_head"], "the same, logprobs at T 0.7", |world, seed| {
+        let mut engine = Format::F32.engine(world);
+        engine.head.mantissa = Some(7);
+        (engine.sampling.temperature, engine.report) = (0.7, Report::Temperature);
+        rollouts(&engine, &Scene::mixed(world, seed))
+    }));
     for cap in [10.0, 20.0, 30.0] {
         plants.push(Plant::new(&["softcap_mismatch"], format!("logits soft-capped at {cap}"), move |world, seed| {
             let mut engine = Format::Bf16.engine(world);
@@ -37,6 +44,12 @@ pub(super) fn plants() -> Vec<Plant> {
             rollouts(&engine, &Scene::mixed(world, seed))
         }));
     }
+    plants.push(Plant::new(&["head_bias"], "a bias of +-1 on 24 ids, logprobs at T 0.7", |world, seed| {
+        let mut engine = Format::Bf16.engine(world);
+        engine.head.bias = Some(Arc::new(bias(world, 24, 1.0, &mut Rng::new(seed))));
+        (engine.sampling.temperature, engine.report) = (0.7, Report::Temperature);
+        rollouts(&engine, &Scene::mixed(world, seed))
+    }));
     plants
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Posted {
     pub(crate) group: usize,
     /// Rollouts of different workers come in different requests.
     pub(crate) worker: usize,
+    /// Prompt tokens from the prefix cache, if the worker posts that.
+    pub(crate) cached_tokens: Option<usize>,
 }
 
 /// The reference that a run is judged by.

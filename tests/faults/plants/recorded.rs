@@ -46,7 +46,7 @@ pub(super) fn plants() -> Vec<Plant> {
 fn recorded(name: &str) -> Vec<Posted> {
     let text = std::fs::read_to_string(recording(&format!("{name}.jsonl"))).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Line>(line).unwrap());
-    lines.map(|line| Posted { rollout: rollout(&line), group: 0, worker: 0 }).collect()
+    lines.map(|line| Posted { rollout: rollout(&line), group: 0, worker: 0, cached_tokens: None }).collect()
 }
 
 /// A line of a recording.
@@ -85,7 +85,12 @@ fn some_groups(name: &str, seed: u64) -> Vec<Posted> {
     let mut posted = Vec::new();
     for (group, lines) in groups.into_iter().enumerate() {
         if group == always || rng.below(2) == 0 {
-            posted.extend(lines.iter().map(|line| Posted { rollout: rollout(line), group, worker: 0 }));
+            posted.extend(lines.iter().map(|line| Posted {
+                rollout: rollout(line),
+                group,
+                worker: 0,
+                cached_tokens: None,
+            }));
         }
     }
     posted

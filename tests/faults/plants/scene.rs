@@ -103,7 +103,7 @@ fn post(engine: &Engine, scene: &Scene, index: usize, answer: Answer) -> Posted 
         policy_version: Some(CURRENT.into()),
         weight_versions: Vec::new(),
     };
-    Posted { rollout, group, worker: 0 }
+    Posted { rollout, group, worker: 0, cached_tokens: None }
 }
 
 /// What the worker posts of an engine that saw the prompts it was sent.

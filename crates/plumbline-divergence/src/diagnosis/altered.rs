@@ -1,13 +1,13 @@
-//! Another token in the context: which one, found by trying.
+//! Another token in the completion: which one, found by trying.
 
-use plumbline_core::{Rollout, TokenId};
+use plumbline_core::{Rollout, TokenId, TokenScores};
 
 use super::case::Case;
 use super::cause::Cause;
 use super::health::END;
 use super::hypothesis::{Fit, Prediction, Tried, fit};
+use super::observed::Observed;
 use super::prober::Budgeted;
-use super::reforward::{FIRST_TOKENS, Question, panel, try_all};
 use super::segment::Segment;
 use super::tokens::with_token;
 
@@ -17,14 +17,9 @@ const JUDGED: usize = 12;
 const CANDIDATES: usize = 12;
 /// Sequences in which a completion token is looked for.
 const SEQUENCES: usize = 6;
-/// Last tokens of the prompt that are tried.
-const PROMPT_TOKENS: usize = 10;
 /// How near a candidate's logprob must be to the engine's number, in floors and in nats.
 const NEAR_FLOORS: f64 = 5.0;
 const NEAR_NATS: f64 = 0.03;
-/// Share of `|d|` that replacing a prompt token by a wrong one has to explain: it takes the posted token's influence away,
-/// and does not bring the true one's.
-const LEAST_EXPLAINED: f64 = 0.12;
 
 /// What a candidate is: ids in the place of one posted id, and its words.
 struct Candidate {
@@ -108,31 +103,25 @@ fn best(
 ) -> Option<(Fit, String)> {
     let rollout = case.rollout(sequence);
     let count = candidates.len() as f64;
+    let altered: Vec<Rollout> =
+        candidates.iter().map(|candidate| with_token(rollout, candidate.at, &candidate.ids, JUDGED)).collect();
     let mut best: Option<(f64, Candidate)> = None;
-    for candidate in candidates {
-        let altered = with_token(rollout, candidate.at, &candidate.ids, JUDGED);
+    for (candidate, scores) in candidates.into_iter().zip(prober.score(&altered, None)) {
         let until = candidate.at + JUDGED;
-        let Some(fit) = fitted(case, prober, sequence, &candidate, &altered, until) else { continue };
+        let fit = scores.and_then(|scores| fitted(&case.observed[sequence], &candidate, &scores, until));
+        let Some(fit) = fit else { continue };
         if best.as_ref().is_none_or(|(gain, _)| fit.gain > *gain) {
             best = Some((fit.gain, candidate));
         }
     }
     let (_, candidate) = best.filter(|(gain, _)| *gain > 0.0)?;
     let altered = with_token(rollout, candidate.at, &candidate.ids, usize::MAX - candidate.at - 1);
-    let fit = fitted(case, prober, sequence, &candidate, &altered, usize::MAX)?;
+    let scores = prober.score(&[altered], None).pop().flatten()?;
+    let fit = fitted(&case.observed[sequence], &candidate, &scores, usize::MAX)?;
     Some((fit.minus(4.0 + (count * case.observed[sequence].tokens.len() as f64).ln()), candidate.said))
 }
 
-fn fitted(
-    case: &Case<'_>,
-    prober: &mut Budgeted<'_>,
-    sequence: usize,
-    candidate: &Candidate,
-    altered: &Rollout,
-    until: usize,
-) -> Option<Fit> {
-    let observed = &case.observed[sequence];
-    let scores = prober.score(altered, None)?;
+fn fitted(observed: &Observed, candidate: &Candidate, scores: &TokenScores, until: usize) -> Option<Fit> {
     let added = candidate.ids.len() - 1;
     fit(observed, |index| {
         let token = &observed.tokens[index];
@@ -150,31 +139,4 @@ fn fitted(
         };
         value.map_or(Prediction::Unknown, Prediction::Value)
     })
-}
-
-/// Looks for a prompt token that the engine had otherwise: wrong replacements of the right token take away what the posted
-/// one says, of any other token they only add to the difference.
-pub(super) fn prompt(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
-    let longest =
-        panel(case).into_iter().map(|sequence| case.rollout(sequence).prompt_token_ids.len()).max().unwrap_or(0);
-    let others: Vec<TokenId> = {
-        let own = &case.own[0];
-        [1, 2, 3].iter().filter_map(|quarter| own.get(own.len() * quarter / 4)).copied().collect()
-    };
-    let mut questions = Vec::new();
-    for back in 1..=PROMPT_TOKENS.min(longest) {
-        for other in &others {
-            let other = *other;
-            let said = format!("the engine had another token {back} before the end of the prompt");
-            let mut question = Question::altered(Cause::TokenAltered, said, 6.0, move |rollout| {
-                let mut prompt = rollout.prompt_token_ids.clone();
-                let place = prompt.len().checked_sub(back)?;
-                let replaced = std::mem::replace(&mut prompt[place], other);
-                (replaced != other).then(|| Rollout { prompt_token_ids: prompt, ..rollout.clone() })
-            });
-            question.least_explained = LEAST_EXPLAINED;
-            questions.push(question);
-        }
-    }
-    try_all(case, prober, &questions, FIRST_TOKENS);
 }

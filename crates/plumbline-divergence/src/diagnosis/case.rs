@@ -49,6 +49,7 @@ impl<'a> Case<'a> {
         let mut left = self.config.rows;
         let vocabulary = self.input.model.vocab_size;
         let used = self.input.model.tokenizer_size.unwrap_or(vocabulary).min(vocabulary);
+        let temperature = super::head::temperature(self).unwrap_or(1.0);
         let mut scratch = Vec::new();
         let mut processed = ProcessingScratch::default();
         for sequence in 0..self.observed.len() {
@@ -68,7 +69,7 @@ impl<'a> Case<'a> {
             prober.logits(rollout, &places, &mut |place, logits| {
                 let Ok(index) = tokens.binary_search_by_key(&place, |token| token.place) else { return };
                 let token = &tokens[index];
-                let mut row = Row::new(logits, token.id, own, used, &mut scratch);
+                let mut row = Row::new(logits, token.id, temperature, own, used, &mut scratch);
                 row.processed = processing.as_ref().map(|processing| {
                     let seen = TokenCounts::new(&rollout.prompt_token_ids, &rollout.completion_token_ids[..token.at]);
                     processing.logprob(logits, token.id, &seen, &mut processed)

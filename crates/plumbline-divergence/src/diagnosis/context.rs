@@ -82,7 +82,13 @@ fn beginnings(case: &Case<'_>) -> Vec<Question> {
     }
     for prefix in &model.template_prefixes {
         let said = format!("the engine saw the template's own {} tokens before the prompt", prefix.len());
-        questions.push(Question::altered(Cause::PromptPrefixDiffers, said, SUGGESTED, with_first(prefix.clone())));
+        let (prefix, bos) = (prefix.clone(), model.bos_token_id);
+        questions.push(Question::altered(Cause::PromptPrefixDiffers, said, SUGGESTED, move |rollout| {
+            // Both may begin with the BOS, which the engine saw once.
+            let prompt = &rollout.prompt_token_ids;
+            let again = bos.is_some() && bos == prefix.first().copied() && bos == prompt.first().copied();
+            with_prompt(rollout, [&prefix[..], &prompt[usize::from(again)..]].concat())
+        }));
     }
     questions
 }

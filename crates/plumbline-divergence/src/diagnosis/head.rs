@@ -13,25 +13,26 @@ const STATED: f64 = 1.0;
 
 pub(super) fn hypotheses(case: &mut Case<'_>) {
     lattice(case);
-    // Of numbers after penalties or truncation a row alone does not say what another head would make of them.
-    let is_processed = case.rollout(0).logprobs_mode == LogprobsMode::Processed;
-    if is_processed && shared_sampling(case).is_none_or(|sampling| !sampling.active_transforms().is_empty()) {
-        return;
-    }
-    let temperature = temperature(case);
-    if temperature == 1.0 {
-        low_precision(case);
-    }
+    let Some(temperature) = temperature(case) else { return };
+    low_precision(case);
     softcap(case, temperature);
     padding(case, temperature);
 }
 
-/// The temperature that is part of the stated mode.
-fn temperature(case: &Case<'_>) -> f64 {
-    match (case.rollout(0).logprobs_mode, shared_sampling(case)) {
+/// The temperature that is part of the stated mode. `None` for numbers after penalties or truncation, of which a row alone
+/// does not say what another head would make of them, and where no sequence has numbers.
+pub(super) fn temperature(case: &Case<'_>) -> Option<f64> {
+    if case.observed.is_empty() {
+        return None;
+    }
+    let is_processed = case.rollout(0).logprobs_mode == LogprobsMode::Processed;
+    if is_processed && shared_sampling(case).is_none_or(|sampling| !sampling.active_transforms().is_empty()) {
+        return None;
+    }
+    Some(match (case.rollout(0).logprobs_mode, shared_sampling(case)) {
         (LogprobsMode::Raw, _) | (_, None) => 1.0,
         (_, Some(sampling)) => stated_temperature(&sampling).unwrap_or(1.0),
-    }
+    })
 }
 
 /// Logits rounded to bf16.

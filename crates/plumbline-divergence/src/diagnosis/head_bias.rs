@@ -30,6 +30,8 @@ struct Sample {
     id: TokenId,
     /// `d` in nats.
     ratio: f64,
+    /// Log-sum-exp of the row at the temperature of the numbers.
+    total: f64,
     scale: f64,
 }
 
@@ -37,6 +39,8 @@ struct Sample {
 type Mass = Vec<f64>;
 
 pub(super) fn hypotheses(case: &mut Case<'_>) {
+    // A bias `b` of the logits is one of `b / T` of the numbers.
+    let Some(temperature) = super::head::temperature(case) else { return };
     let samples: Vec<Sample> = case
         .rows
         .iter()
@@ -44,26 +48,28 @@ pub(super) fn hypotheses(case: &mut Case<'_>) {
         .flat_map(|(sequence, rows)| {
             rows.iter().enumerate().filter_map(move |(token, row)| Some((sequence, token, row.as_ref()?)))
         })
-        .map(|(sequence, token, _)| {
+        .map(|(sequence, token, row)| {
             let observed = &case.observed[sequence].tokens[token];
-            Sample { sequence, token, id: observed.id, ratio: observed.log_ratio(), scale: observed.scale }
+            let total = row.log_sum(|logit| logit / temperature);
+            Sample { sequence, token, id: observed.id, ratio: observed.log_ratio(), total, scale: observed.scale }
         })
         .collect();
-    // At other temperatures than 1 a bias of the logits is another one of the numbers.
-    if samples.len() < LEAST_TOKENS || samples.iter().any(|sample| !is_raw(case, sample)) {
+    if samples.len() < LEAST_TOKENS {
         return;
     }
     let mut values: BTreeMap<(usize, usize), f64> = BTreeMap::new();
     let mut strongest: Option<(TokenId, f64)> = None;
     let mut count = 0;
     for part in 0..PARTS {
-        let biases = fitted(case, &samples, part);
+        let biases = fitted(case, &samples, temperature, part);
         count = count.max(biases.len());
         for (sample, value) in
-            samples.iter().zip(predicted(case, &samples, &biases)).enumerate().filter_map(|(index, pair)| {
-                // By position, so that every sequence is in all parts.
-                (index % PARTS == part).then_some(pair)
-            })
+            samples.iter().zip(predicted(case, &samples, temperature, &biases)).enumerate().filter_map(
+                |(index, pair)| {
+                    // By position, so that every sequence is in all parts.
+                    (index % PARTS == part).then_some(pair)
+                },
+            )
         {
             values.insert((sample.sequence, sample.token), value);
         }
@@ -77,30 +83,27 @@ pub(super) fn hypotheses(case: &mut Case<'_>) {
     let fits = case.fits(|sequence, token| {
         values.get(&(sequence, token)).map_or(Prediction::Unknown, |value| Prediction::Value(*value))
     });
-    let said =
-        format!("the difference goes with the token: a bias on {count} ids, the largest {bias:+.2} on the id {id}");
+    let said = format!(
+        "the difference goes with the token: a bias on {count} ids, the largest {:+.2} on the id {id}",
+        bias * temperature
+    );
     case.tried.push(Tried { least_explained: LEAST_EXPLAINED, ..Tried::new(Cause::HeadBias, said, fits) });
 }
 
-fn is_raw(case: &Case<'_>, sample: &Sample) -> bool {
-    let token = &case.observed[sample.sequence].tokens[sample.token];
-    token.raw == token.reference
-}
-
-/// Probability of an id in every sample; 0 where its sequence does not have the id, and the logit was not kept.
-fn mass(case: &Case<'_>, samples: &[Sample], id: TokenId) -> Mass {
+/// Probability of an id in every sample at the temperature of the numbers; 0 where its sequence does not have the id, and the logit was not kept.
+fn mass(case: &Case<'_>, samples: &[Sample], temperature: f64, id: TokenId) -> Mass {
     samples
         .iter()
         .map(|sample| {
             let own = case.own[sample.sequence].binary_search(&id).ok();
             let row = case.rows[sample.sequence][sample.token].as_ref();
-            own.zip(row).map_or(0.0, |(own, row)| (f64::from(row.own[own]) - row.total).exp())
+            own.zip(row).map_or(0.0, |(own, row)| (f64::from(row.own[own]) / temperature - sample.total).exp())
         })
         .collect()
 }
 
 /// Biases by id, fitted to the samples of all parts but one.
-fn fitted(case: &Case<'_>, samples: &[Sample], without: usize) -> Vec<(TokenId, f64)> {
+fn fitted(case: &Case<'_>, samples: &[Sample], temperature: f64, without: usize) -> Vec<(TokenId, f64)> {
     let mut by_id: BTreeMap<TokenId, f64> = BTreeMap::new();
     for (_, sample) in samples.iter().enumerate().filter(|(at, _)| at % PARTS != without) {
         *by_id.entry(sample.id).or_default() += sample.ratio.abs() / sample.scale;
@@ -108,7 +111,7 @@ fn fitted(case: &Case<'_>, samples: &[Sample], without: usize) -> Vec<(TokenId, 
     let mut ids: Vec<(TokenId, f64)> = by_id.into_iter().collect();
     ids.sort_by(|a, b| b.1.total_cmp(&a.1));
     ids.truncate(MOST_IDS);
-    let masses: Vec<Mass> = ids.iter().map(|(id, _)| mass(case, samples, *id)).collect();
+    let masses: Vec<Mass> = ids.iter().map(|(id, _)| mass(case, samples, temperature, *id)).collect();
     // Which of the ids each sample's own token is.
     let own: Vec<Option<usize>> =
         samples.iter().map(|sample| ids.iter().position(|(id, _)| *id == sample.id)).collect();
@@ -145,10 +148,10 @@ fn fitted(case: &Case<'_>, samples: &[Sample], without: usize) -> Vec<(TokenId, 
 }
 
 /// The engine's numbers under biases, for every sample.
-fn predicted(case: &Case<'_>, samples: &[Sample], biases: &[(TokenId, f64)]) -> Vec<f64> {
+fn predicted(case: &Case<'_>, samples: &[Sample], temperature: f64, biases: &[(TokenId, f64)]) -> Vec<f64> {
     let mut added = vec![0.0; samples.len()];
     for (id, bias) in biases {
-        let mass = mass(case, samples, *id);
+        let mass = mass(case, samples, temperature, *id);
         added.iter_mut().zip(mass).for_each(|(added, mass)| *added += mass * bias.exp_m1());
     }
     samples

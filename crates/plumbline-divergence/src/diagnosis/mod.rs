@@ -14,6 +14,7 @@
 
 mod alignment;
 mod altered;
+mod altered_prompt;
 mod case;
 mod cause;
 mod config;
@@ -136,7 +137,8 @@ fn work_through(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
     let segments = tokens::segments(case);
     shape::stretches(case, &segments);
     type Family = fn(&mut Case<'_>, &mut Budgeted<'_>);
-    let families: [Family; 4] = [weights::hypotheses, context::hypotheses, position::hypotheses, altered::prompt];
+    let families: [Family; 4] =
+        [weights::hypotheses, context::hypotheses, position::hypotheses, altered_prompt::hypotheses];
     if !case.is_settled() {
         altered::completion(case, prober, &segments);
     }

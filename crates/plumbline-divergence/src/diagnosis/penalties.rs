@@ -205,7 +205,7 @@ mod tests {
             own.dedup();
             let rollout = super::super::testing::rollout(&prompt, &completion);
             let seen = Seen::new(&rollout, &own, (0..=at).map(|index| (index == at).then_some(index)));
-            let row = Row::new(&logits, completion[at], &own, 12, &mut Vec::new());
+            let row = Row::new(&logits, completion[at], 1.0, &own, 12, &mut Vec::new());
             let total = row.log_sum(|logit| logit / temperature);
             let actual = seen.logprob(&row, at, penalties, temperature, total);
             prop_assert!((actual - expected).abs() < 1e-6, "{actual} {expected}");

@@ -1,5 +1,7 @@
 //! Questions to the model, and what they cost.
 
+use std::ops::Range;
+
 use plumbline_core::{ModelError, Rollout, ScoringSequence, TokenId, TokenScores, Variant};
 
 /// Answers a diagnosis's questions with the resident model. Synchronous.
@@ -83,6 +85,11 @@ impl<'a> Budgeted<'a> {
         self.prober.respellings(ids)
     }
 
+    /// Tokens that can still be asked for.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
     /// Whether questions of this many tokens can still be asked.
     pub(super) fn affords(&mut self, tokens: usize) -> bool {
         let affords = tokens <= self.left;
@@ -90,23 +97,58 @@ impl<'a> Budgeted<'a> {
         affords
     }
 
-    /// Scores of a rollout, which may be an altered one, in its own mode and by its own versions or by `variant`.
-    pub(super) fn score(&mut self, rollout: &Rollout, variant: Option<&Variant>) -> Option<TokenScores> {
-        let sequences = match rollout.scoring_sequences() {
-            Ok(sequences) => sequences,
-            Err(error) => return self.failed(&error),
-        };
-        let tokens = sequences.iter().map(ScoringSequence::forward_tokens).sum();
-        if !self.pay(tokens) {
-            return None;
+    /// Scores of rollouts, which may be altered ones, in their own modes and by their own versions or by `variant`; `None` for
+    /// those that were not affordable or have no answer. Asked together: the model computes them in fewer forwards.
+    pub(super) fn score(&mut self, rollouts: &[Rollout], variant: Option<&Variant>) -> Vec<Option<TokenScores>> {
+        let mut sequences: Vec<ScoringSequence> = Vec::new();
+        let mut asked: Vec<(usize, Range<usize>)> = Vec::new();
+        for (index, rollout) in rollouts.iter().enumerate() {
+            let own = match rollout.scoring_sequences() {
+                Ok(own) => own,
+                Err(error) => {
+                    self.failed(&error);
+                    continue;
+                }
+            };
+            if self.pay(own.iter().map(ScoringSequence::forward_tokens).sum()) {
+                asked.push((index, sequences.len()..sequences.len() + own.len()));
+                sequences.extend(own);
+            }
         }
-        let answer = match variant {
-            None => self.prober.rescore(&sequences),
-            Some(variant) => self.prober.variant(&sequences, variant),
-        };
-        match answer {
-            Ok(parts) => rollout.join_scores(&parts.iter().collect::<Vec<_>>()),
-            Err(error) => self.refused(&error),
+        let mut scores = vec![None; rollouts.len()];
+        if sequences.is_empty() {
+            return scores;
+        }
+        match self.put(&sequences, variant) {
+            Ok(parts) => {
+                for (index, range) in asked {
+                    scores[index] = rollouts[index].join_scores(&parts[range].iter().collect::<Vec<_>>());
+                }
+            }
+            // One of them alone may be too long.
+            Err(ProbeError::Unsupported(_)) if asked.len() > 1 => {
+                for (index, range) in asked {
+                    scores[index] = match self.put(&sequences[range], variant) {
+                        Ok(parts) => rollouts[index].join_scores(&parts.iter().collect::<Vec<_>>()),
+                        Err(error) => self.refused(&error),
+                    };
+                }
+            }
+            Err(error) => {
+                self.refused::<()>(&error);
+            }
+        }
+        scores
+    }
+
+    fn put(
+        &mut self,
+        sequences: &[ScoringSequence],
+        variant: Option<&Variant>,
+    ) -> Result<Vec<TokenScores>, ProbeError> {
+        match variant {
+            None => self.prober.rescore(sequences),
+            Some(variant) => self.prober.variant(sequences, variant),
         }
     }
 
@@ -116,7 +158,10 @@ impl<'a> Budgeted<'a> {
         let sequence = match single.scoring_sequences().map(|sequences| sequences.into_iter().next()) {
             Ok(Some(sequence)) => sequence,
             Ok(None) => return false,
-            Err(error) => return self.failed::<()>(&error).is_some(),
+            Err(error) => {
+                self.failed(&error);
+                return false;
+            }
         };
         if !self.pay(sequence.forward_tokens()) {
             return false;
@@ -142,14 +187,14 @@ impl<'a> Budgeted<'a> {
             self.left = 0;
             return None;
         }
-        self.failed(error)
+        self.failed(error);
+        None
     }
 
-    fn failed<T>(&mut self, error: &dyn std::fmt::Display) -> Option<T> {
+    fn failed(&mut self, error: &dyn std::fmt::Display) {
         let failure = error.to_string();
         if !self.failures.contains(&failure) {
             self.failures.push(failure);
         }
-        None
     }
 }

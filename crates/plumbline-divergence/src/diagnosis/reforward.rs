@@ -51,6 +51,11 @@ const QUESTIONS: usize = 48;
 /// The most telling suspicious sequences: the largest excess for what they cost, of different prompts where there are several,
 /// as many as the budget has room for.
 pub(super) fn panel(case: &Case<'_>) -> Vec<usize> {
+    panel_of(case, case.config.panel, case.config.probe_tokens / QUESTIONS)
+}
+
+/// As [`panel`], of so many sequences and so many tokens of one forward over all of them.
+pub(super) fn panel_of(case: &Case<'_>, most: usize, mut left: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..case.observed.len()).collect();
     let weight = |sequence: &usize| {
         let excess = case.observed[*sequence].excess();
@@ -59,14 +64,13 @@ pub(super) fn panel(case: &Case<'_>) -> Vec<usize> {
     };
     order.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
     let mut chosen: Vec<usize> = Vec::new();
-    let mut left = case.config.probe_tokens / QUESTIONS;
     for same_prompts in [false, true] {
         for sequence in &order {
             let prompt = &case.rollout(*sequence).prompt_token_ids;
             let known = chosen.iter().any(|other| case.rollout(*other).prompt_token_ids == *prompt);
             let cost = prompt.len() + case.rollout(*sequence).completion_token_ids.len().min(FIRST_TOKENS);
             let affordable = chosen.is_empty() || cost <= left;
-            let wanted = chosen.len() < case.config.panel && !chosen.contains(sequence) && (same_prompts || !known);
+            let wanted = chosen.len() < most && !chosen.contains(sequence) && (same_prompts || !known);
             if wanted && affordable {
                 chosen.push(*sequence);
                 left = left.saturating_sub(cost);
@@ -80,7 +84,7 @@ pub(super) fn panel(case: &Case<'_>) -> Vec<usize> {
 pub(super) const FIRST_TOKENS: usize = 256;
 
 /// A rollout without what comes after its first completion tokens.
-fn shortened(rollout: &Rollout, tokens: usize) -> Rollout {
+pub(super) fn shortened(rollout: &Rollout, tokens: usize) -> Rollout {
     let mut short = rollout.clone();
     short.completion_token_ids.truncate(tokens);
     short.logprobs.truncate(tokens);
@@ -92,16 +96,29 @@ fn shortened(rollout: &Rollout, tokens: usize) -> Rollout {
     short
 }
 
-/// The scores of the first tokens of one sequence under a question, if it applies, is affordable and has an answer.
+/// The scores of the first tokens of some sequences under a question, where it applies, is affordable and has an answer: one
+/// for each observed sequence.
 pub(super) fn ask(
     case: &Case<'_>,
     prober: &mut Budgeted<'_>,
-    sequence: usize,
+    sequences: &[usize],
     question: &Question,
     tokens: usize,
-) -> Option<TokenScores> {
-    let altered = (question.alteration)(&shortened(case.rollout(sequence), tokens))?;
-    prober.score(&altered, question.variant.as_ref())
+) -> Vec<Option<TokenScores>> {
+    let mut scores = vec![None; case.observed.len()];
+    let altered = |sequence: &usize| (question.alteration)(&shortened(case.rollout(*sequence), tokens));
+    let (asked, altered): (Vec<usize>, Vec<Rollout>) =
+        sequences.iter().filter_map(|sequence| Some((*sequence, altered(sequence)?))).unzip();
+    for (sequence, answer) in asked.into_iter().zip(prober.score(&altered, question.variant.as_ref())) {
+        scores[sequence] = answer;
+    }
+    scores
+}
+
+/// The fit of each sequence that has scores.
+fn fit_all(case: &Case<'_>, scores: &[Option<TokenScores>]) -> Vec<Option<Fit>> {
+    let of = |(sequence, scores): (usize, &Option<TokenScores>)| fit_scores(case, sequence, scores.as_ref()?);
+    scores.iter().enumerate().map(of).collect()
 }
 
 /// The engine's mode of the scores of a sequence whose completion is as posted.
@@ -125,11 +142,7 @@ pub(super) fn try_all(
     let mut gains = Vec::new();
     let mut best: Vec<(f64, usize, Vec<Option<Fit>>)> = Vec::new();
     for (index, question) in questions.iter().enumerate() {
-        let mut fits = vec![None; case.observed.len()];
-        for sequence in &panel {
-            let scores = ask(case, prober, *sequence, question, tokens);
-            fits[*sequence] = scores.and_then(|scores| fit_scores(case, *sequence, &scores));
-        }
+        let fits = fit_all(case, &ask(case, prober, &panel, question, tokens));
         let answered = fits.iter().any(Option::is_some);
         let gain = total(&fits) - question.price;
         gains.push(answered.then_some(gain));
@@ -146,12 +159,9 @@ pub(super) fn try_all(
     best.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (gain, index, mut fits) in best {
         if gain > 0.0 {
-            for (sequence, fit) in fits.iter_mut().enumerate() {
-                if !panel.contains(&sequence) {
-                    let scores = ask(case, prober, sequence, &questions[index], tokens);
-                    *fit = scores.and_then(|scores| fit_scores(case, sequence, &scores));
-                }
-            }
+            let others: Vec<usize> = (0..case.observed.len()).filter(|sequence| !panel.contains(sequence)).collect();
+            let of_others = fit_all(case, &ask(case, prober, &others, &questions[index], tokens));
+            others.iter().for_each(|sequence| fits[*sequence] = of_others[*sequence]);
         }
         let question = &questions[index];
         case.record(question.cause, question.said.clone(), question.price, fits);

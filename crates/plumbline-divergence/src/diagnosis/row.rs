@@ -24,7 +24,7 @@ pub(super) struct Row {
     pub(super) target: f64,
     /// Logits of the sequence's own distinct ids, in their order.
     pub(super) own: Vec<f32>,
-    /// The target's logprob with all logits rounded to bf16.
+    /// The target's logprob at the temperature of the numbers, with all logits rounded to bf16 before.
     pub(super) rounded: f64,
     /// Probability of ids that the tokenizer cannot make.
     pub(super) unused: f64,
@@ -42,8 +42,15 @@ pub(super) fn to_bf16(value: f32) -> f32 {
 }
 
 impl Row {
-    /// Condenses a row. `own` = the ids whose logits to keep, `used` = ids below are in use.
-    pub(super) fn new(logits: &[f32], target: TokenId, own: &[TokenId], used: usize, scratch: &mut Vec<f32>) -> Self {
+    /// Condenses a row whose numbers are at a temperature. `own` = the ids whose logits to keep, `used` = ids below are in use.
+    pub(super) fn new(
+        logits: &[f32],
+        target: TokenId,
+        temperature: f64,
+        own: &[TokenId],
+        used: usize,
+        scratch: &mut Vec<f32>,
+    ) -> Self {
         scratch.clear();
         scratch.extend(logits.iter().filter(|logit| **logit > f32::NEG_INFINITY));
         let kept = KEPT.min(scratch.len());
@@ -67,8 +74,9 @@ impl Row {
         };
         row.total = row.log_sum(|logit| logit);
         let largest = to_bf16(logits.iter().fold(f32::NEG_INFINITY, |largest, logit| largest.max(*logit)));
-        let sum: f64 = logits.iter().map(|logit| f64::from((to_bf16(*logit) - largest).exp())).sum();
-        row.rounded = f64::from(to_bf16(target)) - f64::from(largest) - sum.ln();
+        let inverse = (1.0 / temperature) as f32;
+        let sum: f64 = logits.iter().map(|logit| f64::from(((to_bf16(*logit) - largest) * inverse).exp())).sum();
+        row.rounded = f64::from(to_bf16(target) - largest) / temperature - sum.ln();
         row.unused = logits.iter().skip(used).map(|logit| (f64::from(*logit) - row.total).exp()).sum();
         row
     }
@@ -222,14 +230,14 @@ mod tests {
         /// A condensed row gives the softmax of the whole row, under any function.
         #[test]
         fn condensing_keeps_the_softmax(logits in wide(), target in 0usize..2000, temperature in 0.3f64..2.5, cap in 3.0f64..50.0) {
-            let row = Row::new(&logits, target as u32, &[3], logits.len(), &mut Vec::new());
+            let row = Row::new(&logits, target as u32, temperature, &[3], logits.len(), &mut Vec::new());
             let scaled = |z: f64| z / temperature;
             let capped = |z: f64| cap * (z / cap).tanh();
             prop_assert!((row.logprob(scaled) - exact(&logits, target, scaled)).abs() < 1e-4);
             prop_assert!((row.logprob(capped) - exact(&logits, target, capped)).abs() < 1e-4);
             prop_assert_eq!(row.own[0], logits[3]);
             let rounded: Vec<f32> = logits.iter().map(|logit| to_bf16(*logit)).collect();
-            prop_assert!((row.rounded - exact(&rounded, target, |z| z)).abs() < 1e-4);
+            prop_assert!((row.rounded - exact(&rounded, target, scaled)).abs() < 1e-4);
         }
 
         /// Truncations keep what their definitions say.
@@ -237,7 +245,7 @@ mod tests {
         fn truncations_follow_their_definitions(
             logits in prop::collection::vec(-6.0f32..6.0, 8..60), target in 0usize..8, k in 1usize..8, p in 0.3f64..0.99,
         ) {
-            let row = Row::new(&logits, target as u32, &[], logits.len(), &mut Vec::new());
+            let row = Row::new(&logits, target as u32, 1.0, &[], logits.len(), &mut Vec::new());
             let sorted = row.sorted(1.0);
             let mut order: Vec<usize> = (0..logits.len()).collect();
             order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));

@@ -69,6 +69,19 @@ struct Votes {
     strongest: f64,
 }
 
+impl Votes {
+    fn merge(&mut self, other: &Self) {
+        self.weight += other.weight;
+        self.explained += other.explained;
+        self.residual += other.residual;
+        self.measured += other.measured;
+        if self.evidence.is_empty() || other.strongest > self.strongest {
+            self.strongest = other.strongest;
+            self.evidence.clone_from(&other.evidence);
+        }
+    }
+}
+
 impl Part {
     fn add(&mut self, sequence: &RunSequence<'_>) {
         let tokens = sequence.tokens as f64;
@@ -77,6 +90,14 @@ impl Part {
         self.tokens += tokens;
         self.deltas += tokens * sequence.mae;
         self.floors += tokens * sequence.floor_mae;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.sequences += other.sequences;
+        self.loud += other.loud;
+        self.tokens += other.tokens;
+        self.deltas += other.deltas;
+        self.floors += other.floors;
     }
 
     fn without(&self, part: &Self) -> Self {
@@ -104,15 +125,10 @@ impl Part {
     }
 }
 
-/// Adds to the part of a label.
-fn add(parts: &mut BTreeMap<String, Part>, label: Option<&str>, sequence: &RunSequence<'_>) {
-    let Some(label) = label else { return };
-    if let Some(part) = parts.get_mut(label) {
-        part.add(sequence);
-    } else {
-        let label = if parts.len() < MOST_LABELS { label } else { "" };
-        parts.entry(label.to_owned()).or_default().add(sequence);
-    }
+/// The part of a label, or the one that labels beyond the limit share.
+fn part<'a>(parts: &'a mut BTreeMap<String, Part>, label: &str) -> &'a mut Part {
+    let label = if parts.contains_key(label) || parts.len() < MOST_LABELS { label } else { "" };
+    parts.entry(label.to_owned()).or_default()
 }
 
 impl RunDiagnosis {
@@ -122,8 +138,12 @@ impl RunDiagnosis {
             return;
         }
         self.all.add(sequence);
-        add(&mut self.workers, sequence.worker, sequence);
-        add(&mut self.versions, sequence.policy_version, sequence);
+        if let Some(worker) = sequence.worker {
+            part(&mut self.workers, worker).add(sequence);
+        }
+        if let Some(version) = sequence.policy_version {
+            part(&mut self.versions, version).add(sequence);
+        }
         if let Some(cached) = sequence.cached_tokens {
             self.cached[usize::from(cached > 0)].add(sequence);
         }
@@ -152,6 +172,25 @@ impl RunDiagnosis {
         }
     }
 
+    /// Adds what another one saw of the same run.
+    pub fn merge(&mut self, other: &Self) {
+        self.all.merge(&other.all);
+        for (own, others) in [(&mut self.workers, &other.workers), (&mut self.versions, &other.versions)] {
+            others.iter().for_each(|(label, of_label)| part(own, label).merge(of_label));
+        }
+        self.cached.iter_mut().zip(&other.cached).for_each(|(own, other)| own.merge(other));
+        self.voters += other.voters;
+        for (cause, others) in &other.votes {
+            self.votes.entry(*cause).or_default().merge(others);
+        }
+    }
+
+    /// Sequences that were observed.
+    #[must_use]
+    pub fn sequences(&self) -> u64 {
+        self.all.sequences
+    }
+
     /// Ranked causes of the run; empty = nothing beyond noise.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
@@ -176,7 +215,21 @@ impl RunDiagnosis {
                 });
             }
         }
+        if let (Some(first), Some(words)) = (findings.first_mut(), self.version_words()) {
+            first.evidence.push_str(&words);
+        }
         findings
+    }
+
+    /// Words for the one policy version that differs, if there is one.
+    fn version_words(&self) -> Option<String> {
+        let mut named = self.versions.iter().filter(|(version, _)| !version.is_empty());
+        let (version, part) = named.find(|(_, part)| part.stands_out_of(&self.all.without(part)))?;
+        let others = self.all.without(part).multiple();
+        Some(format!(
+            "; of all policy versions only {version} differs, {:.1} times the floor against {others:.1}",
+            part.multiple()
+        ))
     }
 
     /// What a worker, or cached prompts, have that the others have not.
@@ -222,88 +275,4 @@ impl RunDiagnosis {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sequence(worker: &'static str, mae: f64, cached: Option<usize>) -> RunSequence<'static> {
-        RunSequence {
-            worker: Some(worker),
-            policy_version: Some("v"),
-            cached_tokens: cached,
-            tokens: 50,
-            mae,
-            floor_mae: 0.01,
-        }
-    }
-
-    #[test]
-    fn one_worker_that_differs_is_named() {
-        let mut run = RunDiagnosis::default();
-        for index in 0..40 {
-            let worker = ["a", "b", "c", "d"][index % 4];
-            run.observe(&sequence(worker, if worker == "c" { 0.05 } else { 0.011 }, None));
-        }
-        let findings = run.findings();
-        assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].cause, Cause::WorkerSpecific);
-        assert!(findings[0].evidence.contains("worker c"), "{}", findings[0].evidence);
-    }
-
-    #[test]
-    fn what_all_workers_share_is_no_workers_own() {
-        let mut run = RunDiagnosis::default();
-        for index in 0..40 {
-            run.observe(&sequence(["a", "b", "c", "d"][index % 4], 0.05, None));
-        }
-        assert_eq!(run.findings(), []);
-        let mut healthy = RunDiagnosis::default();
-        (0..40).for_each(|index| healthy.observe(&sequence(["a", "b"][index % 2], 0.01, Some(index % 2))));
-        assert_eq!(healthy.findings(), []);
-    }
-
-    #[test]
-    fn cached_prompts_that_differ_are_named() {
-        let mut run = RunDiagnosis::default();
-        for index in 0..30 {
-            run.observe(&sequence(
-                "a",
-                if index % 3 == 0 { 0.08 } else { 0.01 },
-                Some(if index % 3 == 0 { 64 } else { 0 }),
-            ));
-        }
-        assert_eq!(run.findings()[0].cause, Cause::StalePrefixCache);
-    }
-
-    #[test]
-    fn votes_rank_causes_and_rare_ones_are_left_out() {
-        let finding = |cause| Finding {
-            cause,
-            explained: Some(0.9),
-            residual_floor_multiple: Some(1.1),
-            evidence: "because".into(),
-        };
-        let mut run = RunDiagnosis::default();
-        for index in 0..40 {
-            let cause = match index {
-                0 => Cause::RopeMismatch,
-                1..9 => Cause::TemperatureApplied,
-                _ => Cause::StaleWeights,
-            };
-            run.vote(&[finding(cause)]);
-        }
-        run.vote(&[]);
-        let causes: Vec<Cause> = run.findings().iter().map(|finding| finding.cause).collect();
-        assert_eq!(causes, [Cause::StaleWeights, Cause::TemperatureApplied]);
-        assert_eq!(run.findings()[0].explained.map(|value| (value * 10.0).round()), Some(9.0));
-    }
-
-    #[test]
-    fn labels_are_bounded() {
-        let mut run = RunDiagnosis::default();
-        let names: Vec<String> = (0..600).map(|index| format!("w{index}")).collect();
-        for name in &names {
-            run.observe(&RunSequence { worker: Some(name), ..sequence("", 0.01, None) });
-        }
-        assert!(run.workers.len() <= MOST_LABELS + 1);
-    }
-}
+mod tests;

@@ -60,10 +60,7 @@ fn versions(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
         let posted = case.rollout(0).policy_version.as_deref().unwrap_or("the current one").to_owned();
         let said = format!("the engine computed with version {version} where {posted} was posted");
         let question = Question::altered(Cause::StaleWeights, said, VERSION, by_version(&version));
-        let mut scores: Vec<Option<TokenScores>> = vec![None; case.observed.len()];
-        for sequence in &chosen {
-            scores[*sequence] = ask(case, prober, *sequence, &question, usize::MAX);
-        }
+        let mut scores = ask(case, prober, &chosen, &question, usize::MAX);
         let promising = chosen.iter().any(|sequence| {
             scores[*sequence].as_ref().is_some_and(|scores| {
                 let whole = fit_scores(case, *sequence, scores).map_or(0.0, |fit| fit.gain);
@@ -72,10 +69,9 @@ fn versions(case: &mut Case<'_>, prober: &mut Budgeted<'_>) {
             })
         });
         if promising {
-            for (sequence, scores) in scores.iter_mut().enumerate() {
-                if scores.is_none() {
-                    *scores = ask(case, prober, sequence, &question, usize::MAX);
-                }
+            let others: Vec<usize> = (0..case.observed.len()).filter(|sequence| scores[*sequence].is_none()).collect();
+            for (known, asked) in scores.iter_mut().zip(ask(case, prober, &others, &question, usize::MAX)) {
+                *known = known.take().or(asked);
             }
         }
         let fits: Vec<Option<Fit>> = (0..case.observed.len())

@@ -6,12 +6,13 @@ use std::time::Duration;
 use plumbline_core::SkipCounts;
 use serde::{Deserialize, Serialize};
 
+use super::evidence::TokenEvidence;
 use super::points::{Keep, NamedPoint, PointSums, Split, TimePoint, Timeline};
 use super::{GroupKey, GroupSummary, MonitorConfig};
 use crate::window::Merge;
 use crate::{
-    ClusteredSums, DriftDetector, DriftEvent, DriftSample, DriftState, DriftUpdate, SlidingWindow,
-    SufficientStatistics, Verdict,
+    ClusteredSums, DriftDetector, DriftEvent, DriftSample, DriftState, DriftUpdate, Finding, RunDiagnosis, RunSequence,
+    SlidingWindow, SufficientStatistics, Verdict,
 };
 
 /// Policy versions of a group that are kept apart: the latest ones.
@@ -20,6 +21,9 @@ const VERSIONS: usize = 64;
 const WORKERS: usize = 64;
 /// Drift events of a group that are kept: the latest ones.
 const EVENTS: usize = 32;
+/// Sequences of one generation. Causes and evidence are of this one and of the one before: a worker that was mended is not
+/// blamed for ever.
+const GENERATION: u64 = 4096;
 
 /// One answered sequence, as a monitor sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +38,10 @@ pub struct SequenceSummary {
     pub policy_version: Option<String>,
     /// Who sampled it.
     pub worker: Option<String>,
+    /// Tokens of its prompt that the engine took from its prefix cache, if it said so.
+    pub cached_tokens: Option<usize>,
+    /// Where its differences are.
+    pub evidence: TokenEvidence,
 }
 
 /// Statistics and the sums behind their intervals.
@@ -102,6 +110,10 @@ pub struct GroupView {
     pub other_workers: PointSums,
     /// Diagnosed sequences by first cause.
     pub diagnoses: BTreeMap<&'static str, u64>,
+    /// Ranked causes of the latest 4096 to 8192 sequences; empty = nothing beyond noise.
+    pub causes: Vec<Finding>,
+    /// Where the differences of these sequences are.
+    pub evidence: TokenEvidence,
 }
 
 /// What is kept of one run and engine: of bounded size, whatever is sent.
@@ -119,6 +131,16 @@ pub(super) struct Group {
     versions: Split,
     workers: Split,
     diagnoses: BTreeMap<&'static str, u64>,
+    /// The generation before, and the one that grows.
+    recent: [Recent; 2],
+}
+
+/// What is known of some thousand sequences together.
+#[derive(Clone, Debug, Default)]
+struct Recent {
+    sequences: u64,
+    run: RunDiagnosis,
+    evidence: TokenEvidence,
 }
 
 impl Group {
@@ -137,6 +159,7 @@ impl Group {
             versions: Split::new(VERSIONS, Keep::Latest),
             workers: Split::new(WORKERS, Keep::First),
             diagnoses: BTreeMap::new(),
+            recent: Default::default(),
         }
     }
 
@@ -160,11 +183,32 @@ impl Group {
             if let Some(worker) = &sequence.worker {
                 self.workers.observe(now, Some(worker), statistics);
             }
+            self.remember(sequence);
             updates.extend(self.watch(now, sequence));
         }
         self.totals.merge(&sums);
         self.window.observe(now, &sums);
         updates
+    }
+
+    /// Adds one sequence to the generation that grows. Without a floor there is nothing to compare it with others by.
+    fn remember(&mut self, sequence: &SequenceSummary) {
+        if self.recent[1].sequences >= GENERATION {
+            self.recent[0] = std::mem::take(&mut self.recent[1]);
+        }
+        let recent = &mut self.recent[1];
+        recent.sequences += 1;
+        recent.evidence.merge(&sequence.evidence);
+        let statistics = &sequence.statistics;
+        let Some(floor_mae) = statistics.noise_floor() else { return };
+        recent.run.observe(&RunSequence {
+            worker: sequence.worker.as_deref(),
+            policy_version: sequence.policy_version.as_deref(),
+            cached_tokens: sequence.cached_tokens,
+            tokens: statistics.floor_tokens as usize,
+            mae: statistics.floor_abs_delta / statistics.floor_tokens as f64,
+            floor_mae,
+        });
     }
 
     /// Shows one sequence to the drift detector.
@@ -207,10 +251,13 @@ impl Group {
         }
     }
 
-    /// Counts diagnosed sequences by their first cause.
-    pub(super) fn count_diagnoses(&mut self, causes: &[&'static str]) {
-        for cause in causes {
-            *self.diagnoses.entry(cause).or_default() += 1;
+    /// Takes the findings of diagnosed sequences, the likeliest cause first.
+    pub(super) fn hear(&mut self, diagnosed: &[&[Finding]]) {
+        for findings in diagnosed {
+            if let Some(first) = findings.first() {
+                *self.diagnoses.entry(first.cause.as_str()).or_default() += 1;
+            }
+            self.recent[1].run.vote(findings);
         }
     }
 
@@ -240,6 +287,9 @@ impl Group {
                 record.event = alarm.clone();
             }
         }
+        let [mut recent, growing] = self.recent.clone();
+        recent.run.merge(&growing.run);
+        recent.evidence.merge(&growing.evidence);
         GroupView {
             key,
             first_seen: self.first_seen,
@@ -256,6 +306,8 @@ impl Group {
             workers: self.workers.points(),
             other_workers: self.workers.rest(),
             diagnoses: self.diagnoses.clone(),
+            causes: recent.run.findings(),
+            evidence: recent.evidence,
         }
     }
 }

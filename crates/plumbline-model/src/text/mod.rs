@@ -2,6 +2,7 @@
 //!
 //! - `tokenizer`: ids to text and back, from a model's own tokenizer files (`files`);
 //! - `pieces`: the text of every single token, no byte lost;
+//! - `spelling`: the same as text, and the other ways to spell it;
 //! - `template`: the chat template as `apply_chat_template` renders it; `chat` is its input;
 //! - `scan`, `objects`, `methods`, `filters`, `json`, `python`, `clock`: what a template may use, as Python does it.
 
@@ -16,6 +17,7 @@ mod objects;
 mod pieces;
 mod python;
 mod scan;
+mod spelling;
 mod template;
 mod tokenizer;
 

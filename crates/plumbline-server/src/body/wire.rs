@@ -66,6 +66,9 @@ pub(crate) struct SequenceRequest {
     #[serde(default, deserialize_with = "optional_array::<_, Kept, _>")]
     #[schema(value_type = Option<Vec<u8>>, example = json!([1, 1]))]
     pub(crate) loss_mask: Option<Vec<bool>>,
+    /// Tokens of the prompt that the engine took from its prefix cache (vLLM's `prompt_tokens_details.cached_tokens`, SGLang's
+    /// `meta_info.cached_tokens`); at most the prompt's. Lets a diagnosis tell stale caches.
+    pub(crate) cached_tokens: Option<u32>,
     /// Why the engine stopped.
     pub(crate) finish_reason: Option<String>,
     /// How the engine sampled this sequence.

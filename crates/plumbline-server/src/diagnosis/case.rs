@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use plumbline_core::{Rollout, TokenScores};
-use plumbline_divergence::{Cause, Diagnosis, Floor, SequenceComparison, TokenFloor};
+use plumbline_divergence::{Diagnosis, Finding, Floor, SequenceComparison, TokenFloor};
 
 use crate::floors::MeasuredFloor;
+
+/// Tokens of a request at most that waits without anybody waiting for it: its suspicious sequences come first.
+const OFFERED_TOKENS: usize = 1 << 15;
 
 /// Mean `|d|` in nats of healthy bf16 engines where no floor of the model itself is known: 0.010 to 0.018 are published
 /// (miles, vime, TRL).
@@ -28,6 +31,8 @@ pub(crate) struct CaseSequence {
     pub(crate) rollout: Rollout,
     pub(crate) scores: TokenScores,
     pub(crate) comparison: SequenceComparison,
+    /// Tokens of the prompt that the engine took from its prefix cache, if the sender said so.
+    pub(crate) cached_tokens: Option<usize>,
     /// Whether its verdict is not `consistent`. The others are there to compare with.
     pub(crate) suspicious: bool,
 }
@@ -64,9 +69,14 @@ impl Case {
         self.sequences.iter().map(CaseSequence::tokens).sum()
     }
 
+    /// The same case, no larger than one that waits without anybody waiting for it may be.
+    pub(crate) fn trimmed_to_be_offered(self) -> Self {
+        self.trimmed(OFFERED_TOKENS)
+    }
+
     /// The same case with no more than `most` tokens if it had more: without sequences that are not suspicious, then without
     /// the last suspicious ones. One always stays.
-    pub(crate) fn trimmed(mut self, most: usize) -> Self {
+    fn trimmed(mut self, most: usize) -> Self {
         if self.tokens() > most {
             self.sequences.retain(|sequence| sequence.suspicious);
             let mut tokens = 0;
@@ -80,10 +90,9 @@ impl Case {
         self
     }
 
-    /// The first cause of each suspicious sequence.
-    pub(crate) fn causes(&self, diagnosis: &Diagnosis) -> Vec<Cause> {
+    /// What was found out about each suspicious sequence.
+    pub(crate) fn findings<'a>(&self, diagnosis: &'a Diagnosis) -> Vec<&'a [Finding]> {
         let pairs = self.sequences.iter().zip(&diagnosis.sequences);
-        let of_suspicious = pairs.filter(|(sequence, _)| sequence.suspicious);
-        of_suspicious.filter_map(|(_, diagnosis)| Some(diagnosis.findings.first()?.cause)).collect()
+        pairs.filter(|(sequence, _)| sequence.suspicious).map(|(_, found)| found.findings.as_slice()).collect()
     }
 }

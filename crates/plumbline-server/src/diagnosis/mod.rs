@@ -15,19 +15,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plumbline_divergence::{Diagnosis, DiagnosisConfig, DiagnosisInput, ModelFacts, Prober};
+use plumbline_divergence::{Diagnosis, DiagnosisConfig, DiagnosisInput, Prober};
 use plumbline_scheduler::Scheduler;
 use tokio::sync::oneshot;
 
 pub(crate) use self::case::{Case, CaseFloor, CaseSequence};
 use self::runner::Runner;
+pub(crate) use self::waiting::Room;
 use self::waiting::{Asked, Waiting};
 use crate::config::Config;
 use crate::metrics::ServiceMetrics;
 use crate::pieces::PieceLimits;
-
-/// Tokens of a request at most that waits without anybody waiting for it: its suspicious sequences come first.
-const OFFERED_TOKENS: usize = 1 << 15;
+use crate::weights::ModelKnowledge;
 
 /// What finds causes: `plumbline_divergence::diagnose`.
 pub(crate) type Diagnose = fn(&DiagnosisInput<'_>, &mut dyn Prober, &DiagnosisConfig) -> Diagnosis;
@@ -61,7 +60,7 @@ impl Diagnoses {
         config: &Config,
         scheduler: Scheduler,
         metrics: ServiceMetrics,
-        facts: ModelFacts,
+        known: ModelKnowledge,
         diagnose: Diagnose,
         heard: Heard,
     ) -> io::Result<Self> {
@@ -72,7 +71,7 @@ impl Diagnoses {
             metrics: metrics.clone(),
             limits: PieceLimits::of(config),
             request_tokens: config.diagnosis_request_tokens,
-            facts,
+            known,
             diagnose,
             heard,
         };
@@ -94,9 +93,18 @@ impl Diagnoses {
         answer.await.map_err(|_| NotDiagnosed::Ended)
     }
 
+    /// Whether another case would be taken, `asked` for or offered; counts one that would not be for want of room as dropped.
+    pub(crate) fn room(&self, asked: bool) -> Room {
+        let room = self.waiting.room(asked);
+        if room == Room::Full {
+            self.metrics.diagnosis_dropped();
+        }
+        room
+    }
+
     /// Diagnoses when there is time and budget, or counts it as dropped.
     pub(crate) fn offer(&self, case: Case) {
-        if !self.waiting.offer(case.trimmed(OFFERED_TOKENS)) {
+        if !self.waiting.offer(case) {
             self.metrics.diagnosis_dropped();
         }
         self.metrics.diagnoses_waiting(self.waiting.offered());

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plumbline_core::{ModelError, ReferenceModel, ScoringSequence, TokenScores, Variant};
+use plumbline_core::{ModelError, ReferenceModel, ScoringSequence, TokenId, TokenScores, TokenText, Variant};
 use plumbline_divergence::{ProbeError, Prober};
 use plumbline_scheduler::{AsideError, Models, Scheduler};
 
@@ -25,6 +25,8 @@ pub(crate) struct AsideProber<'a> {
     pub(crate) deadline: Option<Instant>,
     /// Whether to stop for another reason.
     pub(crate) give_up: &'a dyn Fn() -> bool,
+    /// The text of tokens, if the model has a tokenizer.
+    pub(crate) text: Option<&'a dyn TokenText>,
     /// What [`Prober::supports`] found out.
     pub(crate) supported: RefCell<Vec<(Variant, bool)>>,
 }
@@ -154,6 +156,10 @@ impl Prober for AsideProber<'_> {
 
     fn versions(&self) -> Vec<String> {
         self.scheduler.residents().kept().iter().map(|info| info.policy_version.clone()).collect()
+    }
+
+    fn respellings(&mut self, ids: &[TokenId]) -> Vec<Vec<TokenId>> {
+        self.text.map(|text| text.respellings(ids)).unwrap_or_default()
     }
 }
 

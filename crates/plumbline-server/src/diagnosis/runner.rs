@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use plumbline_divergence::{Diagnosis, DiagnosisConfig, DiagnosisInput, ModelFacts, SuspectSequence};
+use plumbline_divergence::{Diagnosis, DiagnosisConfig, DiagnosisInput, SuspectSequence};
 use plumbline_scheduler::Scheduler;
 
 use super::prober::AsideProber;
@@ -13,6 +13,7 @@ use super::waiting::{Asked, Next, Offered, Waiting};
 use super::{Case, Diagnose, Heard};
 use crate::metrics::ServiceMetrics;
 use crate::pieces::PieceLimits;
+use crate::weights::ModelKnowledge;
 
 pub(crate) struct Runner {
     pub(crate) waiting: Arc<Waiting>,
@@ -21,7 +22,7 @@ pub(crate) struct Runner {
     pub(crate) limits: PieceLimits,
     /// Of one case.
     pub(crate) request_tokens: usize,
-    pub(crate) facts: ModelFacts,
+    pub(crate) known: ModelKnowledge,
     pub(crate) diagnose: Diagnose,
     pub(crate) heard: Heard,
 }
@@ -82,10 +83,10 @@ impl Runner {
                 rollout: &sequence.rollout,
                 scores: &sequence.scores,
                 comparison: &sequence.comparison,
-                cached_tokens: None,
+                cached_tokens: sequence.cached_tokens,
             })
             .collect();
-        let input = DiagnosisInput { sequences: &sequences, model: &self.facts, floor: &case.floor };
+        let input = DiagnosisInput { sequences: &sequences, model: &self.known.facts, floor: &case.floor };
         let config = DiagnosisConfig { probe_tokens: self.request_tokens, ..DiagnosisConfig::default() };
         let mut prober = AsideProber {
             scheduler: &self.scheduler,
@@ -93,6 +94,7 @@ impl Runner {
             tokens_left: self.request_tokens,
             deadline,
             give_up,
+            text: self.known.text.as_deref(),
             supported: RefCell::default(),
         };
         // A defect in there must not cost the diagnoses of all others.

@@ -34,6 +34,17 @@ pub(crate) struct Offered {
     pub(crate) interrupted: bool,
 }
 
+/// Whether another case would be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Yes.
+    Some,
+    /// No: there are too many.
+    Full,
+    /// No: this kind is not diagnosed at all.
+    Off,
+}
+
 /// What the thread does next.
 pub(crate) enum Next {
     Asked(Asked),
@@ -68,6 +79,20 @@ impl Waiting {
             closed: false,
         };
         Self { state: Mutex::new(state), wake: Condvar::new(), wanted }
+    }
+
+    /// Whether another case would be taken now: one that somebody waits for, or another one.
+    pub(crate) fn room(&self, asked: bool) -> Room {
+        let mut state = self.lock();
+        let full = if asked {
+            state.asked.retain(|waiting| !waiting.reply.is_closed());
+            state.asked.len() >= MAX_ASKED
+        } else if state.budget.is_none() || state.closed {
+            return Room::Off;
+        } else {
+            state.offered.len() >= MAX_OFFERED || state.offered_tokens >= MAX_OFFERED_TOKENS
+        };
+        if full { Room::Full } else { Room::Some }
     }
 
     /// Takes a case; `false` if there are too many.
@@ -222,9 +247,10 @@ mod tests {
         let waiting = Waiting::new(1000, 10);
         assert_eq!((0..100).filter(|_| waiting.offer(case("a"))).count(), MAX_OFFERED);
         assert_eq!(waiting.offered(), MAX_OFFERED);
+        assert_eq!([waiting.room(false), waiting.room(true)], [Room::Full, Room::Some]);
         let (callers, mut answers): (Vec<_>, Vec<_>) = (0..100).map(|_| asked("b")).unzip();
         let taken = callers.into_iter().map(|asked| waiting.ask(asked)).filter(|taken| *taken).count();
-        assert_eq!(taken, MAX_ASKED);
+        assert_eq!((taken, waiting.room(true)), (MAX_ASKED, Room::Full));
         answers.remove(0);
         assert!(waiting.ask(asked("c").0));
     }
@@ -234,6 +260,7 @@ mod tests {
         let waiting = Waiting::new(0, 10);
         assert!(waiting.offer(case("a")));
         assert_eq!(waiting.offered(), 0, "and it is not counted as dropped");
+        assert_eq!([waiting.room(false), waiting.room(true)], [Room::Off, Room::Some]);
         let (asked, _answer) = asked("b");
         assert!(waiting.ask(asked));
         assert_eq!(next(&waiting), "b");

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_core::{SkipCounts, SkipReason};
 use plumbline_divergence::{
-    Cause, DeltaHistogram, DriftUpdate, GroupKey, GroupSummary, GroupView, Monitor, MonitorConfig, SequenceComparison,
-    SequenceSummary, SufficientStatistics, Verdict,
+    Cause, DeltaHistogram, DriftUpdate, Finding, GroupKey, GroupSummary, GroupView, Monitor, MonitorConfig,
+    SequenceComparison, SequenceSummary, SufficientStatistics, Verdict,
 };
 use prometheus::core::Collector;
 use prometheus::{
@@ -106,15 +106,15 @@ impl DivergenceMetrics {
         group
     }
 
-    /// Counts diagnosed sequences by the cause that was ranked first.
-    pub(crate) fn count_diagnoses(&self, run: &str, engine: &str, causes: &[Cause]) {
+    /// Takes the findings of diagnosed sequences, and counts them by the cause that was ranked first.
+    pub(crate) fn hear(&self, run: &str, engine: &str, diagnosed: &[&[Finding]]) {
         let now = self.started.elapsed();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
         let group = monitor.resolve(now, run, engine);
-        let causes: Vec<_> = causes.iter().map(|cause| cause.as_str()).collect();
+        let causes: Vec<_> = diagnosed.iter().filter_map(|found| Some(found.first()?.cause.as_str())).collect();
         self.count_causes(&group, &causes);
-        monitor.count_diagnoses(now, &group, &causes);
+        monitor.hear(now, &group, diagnosed);
     }
 
     /// The groups that have seen something.

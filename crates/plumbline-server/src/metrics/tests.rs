@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use plumbline_core::SkipCounts;
 use plumbline_divergence::{
-    Cause, DriftConfig, FloorHead, FloorSample, MonitorConfig, NoiseFloor, SequenceComparison, SequenceSummary,
-    SufficientStatistics, TokenComparison, Verdict,
+    Cause, DriftConfig, Finding, FloorHead, FloorSample, MonitorConfig, NoiseFloor, SequenceComparison,
+    SequenceSummary, SufficientStatistics, TokenComparison, Verdict,
 };
 use prometheus::Registry;
 use proptest::prelude::*;
@@ -203,11 +203,15 @@ fn every_cause_exists_from_the_start_and_is_counted() {
         assert_eq!(cause("other", "other", code), Some(0.0), "{code}");
     }
     metrics.observe("r", "vllm", &observation(&[vec![(-1.0, -1.5)]]));
-    metrics.count_diagnoses("r", "vllm", &[Cause::StaleWeights, Cause::StaleWeights, Cause::Unknown]);
+    let found = [Cause::StaleWeights, Cause::StaleWeights, Cause::Unknown]
+        .map(|cause| [Finding { cause, explained: None, residual_floor_multiple: None, evidence: "because".into() }]);
+    metrics.hear("r", "vllm", &found.each_ref().map(|found| found.as_slice()));
     assert_eq!(cause("r", "vllm", "stale_weights"), Some(2.0));
     assert_eq!(cause("r", "vllm", "unknown"), Some(1.0));
     assert_eq!(cause("r", "vllm", "bos_missing"), Some(0.0));
-    assert_eq!(metrics.view("r")[0].diagnoses["stale_weights"], 2);
+    let view = metrics.view("r").remove(0);
+    assert_eq!(view.diagnoses["stale_weights"], 2);
+    assert_eq!(view.causes.iter().map(|found| found.cause).collect::<Vec<_>>(), [Cause::StaleWeights, Cause::Unknown]);
 }
 
 #[test]

@@ -138,14 +138,15 @@ pub(super) async fn show(
     State(state): State<Arc<AppState>>,
     Path(run): Path<String>,
 ) -> Result<Json<RunResponse>, Problem> {
-    let divergence = &state.resident()?.divergence;
+    let resident = state.resident()?;
+    let (divergence, text) = (&resident.divergence, resident.text.as_deref());
     let levels = state.config.verdict_levels();
     let views = divergence.view(&run);
     if views.is_empty() {
         return Err(not_found(&run));
     }
     let at = |since_start| rfc3339(divergence.time_of(since_start));
-    let mut engines: Vec<_> = views.into_iter().map(|view| EngineResponse::of(view, &levels, &at)).collect();
+    let mut engines: Vec<_> = views.into_iter().map(|view| EngineResponse::of(view, &levels, text, &at)).collect();
     engines.sort_by(|a, b| a.engine.cmp(&b.engine));
     Ok(Json(RunResponse { run, log_ratio_sign: SIGN, window_seconds: state.config.window_seconds, engines }))
 }

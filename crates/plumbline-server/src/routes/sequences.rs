@@ -10,6 +10,7 @@ use plumbline_divergence::{Metrics, TokenComparison};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::evidence_view;
 use crate::openapi::MetricsDocument;
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::sequences::{SortKey, StoredSequence};
@@ -20,6 +21,8 @@ use crate::verification::SIGN;
 /// Sequences of one answer at most, and where nothing is said.
 const MAX_LIMIT: usize = 256;
 const DEFAULT_LIMIT: usize = 20;
+/// Worst tokens that are listed.
+const WORST_TOKENS: usize = 10;
 
 /// Which sequences, in which order.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -108,8 +111,10 @@ pub(super) struct SequenceResponse {
     /// The sign convention of the log ratios.
     #[schema(example = "reference_logprob - engine_logprob, in nats")]
     log_ratio_sign: &'static str,
-    /// One per completion token. Their text is not known to this server.
+    /// One per completion token.
     tokens: Vec<TokenResponse>,
+    /// Indices of the compared tokens with the largest |d|, at most ten, the largest first.
+    worst_tokens: Vec<usize>,
 }
 
 /// One completion token.
@@ -118,6 +123,11 @@ pub(super) struct SequenceResponse {
 pub(super) struct TokenResponse {
     /// Its id.
     id: TokenId,
+    /// Its text: all texts, one behind the other, are the completion's. Empty for a token that only begins a character, and for
+    /// an id that the tokenizer does not know; absent where the model has no tokenizer files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    text: Option<String>,
     /// The engine's logprob; null where it gave none or no number.
     #[schema(required = true)]
     engine_logprob: Option<f64>,
@@ -199,15 +209,35 @@ pub(super) async fn show(
     State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
 ) -> Result<Json<SequenceResponse>, Problem> {
-    state.resident()?;
+    let resident = state.resident()?;
     let sequence = state.sequences.get(&id).ok_or_else(|| {
         Problem::new(Code::SequenceNotFound, format!("there is no sequence {id:?}, or it is no longer kept"))
     })?;
+    let tokens = &sequence.comparison.tokens;
+    let mut texts = resident.text.as_deref().map(|text| {
+        let ids: Vec<TokenId> = tokens.iter().map(|token| token.token_id).collect();
+        evidence_view::texts(text, sequence.last_of_prompt, &ids).into_iter()
+    });
+    let text = || texts.as_mut().and_then(Iterator::next);
     Ok(Json(SequenceResponse {
         summary: SequenceSummaryResponse::of(&sequence),
         log_ratio_sign: SIGN,
-        tokens: sequence.comparison.tokens.iter().map(TokenResponse::of).collect(),
+        worst_tokens: worst(tokens),
+        tokens: tokens
+            .iter()
+            .zip(std::iter::repeat_with(text))
+            .map(|(token, text)| TokenResponse::of(token, text))
+            .collect(),
     }))
+}
+
+/// Indices of the tokens with the largest differences.
+fn worst(tokens: &[TokenComparison]) -> Vec<usize> {
+    let size = |index: &usize| tokens[*index].compared().map_or(0.0, |(engine, reference)| (reference - engine).abs());
+    let mut compared: Vec<usize> = (0..tokens.len()).filter(|index| tokens[*index].compared().is_some()).collect();
+    compared.sort_by(|a, b| size(b).total_cmp(&size(a)));
+    compared.truncate(WORST_TOKENS);
+    compared
 }
 
 impl SequenceSummaryResponse {
@@ -229,9 +259,10 @@ impl SequenceSummaryResponse {
 }
 
 impl TokenResponse {
-    fn of(token: &TokenComparison) -> Self {
+    fn of(token: &TokenComparison, text: Option<String>) -> Self {
         Self {
             id: token.token_id,
+            text,
             engine_logprob: token.engine.filter(|engine| engine.is_finite()),
             reference_logprob: token.reference,
             log_ratio: token.log_ratio(),

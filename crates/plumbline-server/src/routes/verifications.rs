@@ -11,7 +11,7 @@ use plumbline_divergence::Diagnosis;
 use plumbline_scheduler::{ScoreError, SubmitError, Ticket};
 
 use crate::body::{Verification, VerificationRequest, check_headers, parse, receive, resolve};
-use crate::diagnosis::{CaseFloor, NotDiagnosed};
+use crate::diagnosis::{Case, CaseFloor, NotDiagnosed, Room};
 use crate::middleware::ScoredTokens;
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::state::{AppState, Resident, draining, loading, reference_failed};
@@ -68,7 +68,7 @@ pub(super) async fn create(
     let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
     let heavy = tokens > INLINE_TOKENS;
     let assessed = compute(heavy, move || Assessed::new(verification, outcomes, &levels, &floors)).await??;
-    let (assessed, diagnosis) = diagnosed(&state, resident, assessed).await;
+    let (assessed, diagnosis) = diagnosed(&state, resident, assessed, heavy).await?;
     let (assessed, answer) = compute(heavy, move || {
         let answer = assessed.answer(diagnosis.as_ref());
         (assessed, answer)
@@ -89,17 +89,35 @@ async fn diagnosed(
     state: &AppState,
     resident: &Resident,
     assessed: Assessed,
-) -> (Assessed, Option<Result<Diagnosis, NotDiagnosed>>) {
-    let floor = |version: &str| match state.floors.of(version) {
-        Some(measured) => CaseFloor::Measured(measured),
-        None => CaseFloor::Published,
-    };
-    let Some(case) = assessed.case(floor) else { return (assessed, None) };
-    if assessed.verification().include_diagnosis {
-        return (assessed, Some(resident.diagnoses.ask(case).await));
+    heavy: bool,
+) -> Result<(Assessed, Option<Result<Diagnosis, NotDiagnosed>>), Problem> {
+    if !assessed.is_suspicious() {
+        return Ok((assessed, None));
+    }
+    let asked = assessed.verification().include_diagnosis;
+    // Before anything is copied: most of it would be in vain while everything is suspicious.
+    match resident.diagnoses.room(asked) {
+        Room::Some => {}
+        Room::Full => return Ok((assessed, asked.then_some(Err(NotDiagnosed::Full)))),
+        Room::Off => return Ok((assessed, None)),
+    }
+    let floors = state.floors.clone();
+    let (assessed, case) = compute(heavy, move || {
+        let floor = |version: &str| match floors.of(version) {
+            Some(measured) => CaseFloor::Measured(measured),
+            None => CaseFloor::Published,
+        };
+        let case = assessed.case(floor);
+        let case = if asked { case } else { case.map(Case::trimmed_to_be_offered) };
+        (assessed, case)
+    })
+    .await?;
+    let Some(case) = case else { return Ok((assessed, None)) };
+    if asked {
+        return Ok((assessed, Some(resident.diagnoses.ask(case).await)));
     }
     resident.diagnoses.offer(case);
-    (assessed, None)
+    Ok((assessed, None))
 }
 
 /// Runs CPU-bound work, off the async workers if it is heavy.

@@ -7,6 +7,7 @@ mod protocol;
 mod requests;
 mod running;
 mod runs;
+mod text;
 mod weights;
 
 use axum::body::{Body, to_bytes};

@@ -8,7 +8,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use plumbline_core::{ReferenceInfo, ReferenceModel};
+use plumbline_core::{ReferenceInfo, ReferenceModel, TokenText};
 use plumbline_divergence::ModelFacts;
 use plumbline_scheduler::{Scheduler, UpdateError};
 
@@ -26,7 +26,16 @@ pub(crate) type LoadVersion = Arc<dyn Fn(&Path, &str) -> Result<Box<dyn Referenc
 pub(crate) type LoadInitial = Box<dyn FnOnce() -> Result<Box<dyn ReferenceModel>, String> + Send>;
 
 /// What is known of the resident model beside its identity.
-pub(crate) type ResidentFacts = Arc<dyn Fn() -> ModelFacts + Send + Sync>;
+#[derive(Clone, Debug, Default)]
+pub struct ModelKnowledge {
+    /// What diagnoses can make use of. Its ids of EOS and its `vocab_size` are those of the reference.
+    pub facts: ModelFacts,
+    /// The text of its tokens; `None` without tokenizer files: text is then absent everywhere.
+    pub text: Option<Arc<dyn TokenText>>,
+}
+
+/// Finds out what is known of the resident model.
+pub(crate) type ResidentFacts = Arc<dyn Fn() -> ModelKnowledge + Send + Sync>;
 
 /// Where references come from: the first one, and new versions of its weights. For each device that holds a copy.
 pub struct ReferenceSource {
@@ -46,11 +55,10 @@ impl ReferenceSource {
         Self { initial: vec![initial], versions: None, facts: None }
     }
 
-    /// `facts` says what diagnoses can make use of beside what the reference says of itself. Called once, when that is
-    /// resident. Its ids of EOS and its `vocab_size` are those of the reference.
+    /// `knowledge` says what is known beside what the reference says of itself. Called once, when that is resident.
     #[must_use]
-    pub fn with_facts(self, facts: impl Fn() -> ModelFacts + Send + Sync + 'static) -> Self {
-        Self { facts: Some(Arc::new(facts)), ..self }
+    pub fn with_knowledge(self, knowledge: impl Fn() -> ModelKnowledge + Send + Sync + 'static) -> Self {
+        Self { facts: Some(Arc::new(knowledge)), ..self }
     }
 
     /// `load` makes a version of the model from a checkpoint folder and the version's name. It runs on a thread of its own.
