@@ -37,6 +37,38 @@ async fn reference_and_metrics_agree_with_f64() {
     }
 }
 
+/// Every body that vLLM answered posts as it is, and gives the numbers of the same completions normalised.
+#[tokio::test]
+async fn exchanges_give_the_numbers_of_their_twins() {
+    let server = Server::start(&[]).await;
+    for name in ["tiny-f32-raw", "tiny-bf16-raw", "tiny-bf16-stale", "tiny-f32-processed", "tiny-bf16-processed"] {
+        let twins = server.verify(name, &recording(name)).await;
+        let lines = recording(&format!("{name}.raw"));
+        let body = serde_json::json!(
+            {"run": format!("{name}-bodies"), "engine": "vllm", "exchanges": lines, "include": ["tokens"]}
+        );
+        let (status, answer) = server.post(&body).await;
+        assert_eq!(status, 200, "{answer}");
+        let own: std::collections::HashMap<&str, &serde_json::Value> = answer["sequences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|sequence| (sequence["id"].as_str().unwrap(), sequence))
+            .collect();
+        let twins = twins["sequences"].as_array().unwrap();
+        // The streamed body and that of /inference/v1/generate have no twin.
+        let extra = if name.ends_with("processed") { 0 } else { 2 };
+        assert_eq!(own.len(), twins.len() + extra, "{name}");
+        for twin in twins {
+            let own = own[twin["id"].as_str().unwrap()];
+            assert_eq!(own["logprobs_mode"], twin["logprobs_mode"]);
+            assert_eq!(own["verdict"], twin["verdict"]);
+            assert_eq!(own["tokens"], twin["tokens"], "{name}: {}", twin["id"]);
+            assert_eq!(own["metrics"], twin["metrics"], "{name}: {}", twin["id"]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn stale_weights_are_divergent_and_healthy_noise_is_not() {
     let server = Server::start(&[]).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use plumbline_core::ViolationCode;
+use plumbline_engines::ExchangeErrorCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -73,6 +74,14 @@ codes! {
     InvalidSampling = "invalid_sampling", UNPROCESSABLE_ENTITY, "A sampling parameter is out of range";
     IrreproducibleMode = "irreproducible_logprobs_mode", UNPROCESSABLE_ENTITY, "The logprobs cannot be reproduced in this mode";
     InvalidWeightVersions = "invalid_weight_versions", UNPROCESSABLE_ENTITY, "The spans of weight versions do not cover a completion";
+    MissingTokenIds = "missing_token_ids", UNPROCESSABLE_ENTITY, "An exchange does not hold the exact token ids";
+    MissingLogprobs = "missing_logprobs", UNPROCESSABLE_ENTITY, "An exchange does not hold logprobs";
+    UnknownEngine = "unknown_engine", UNPROCESSABLE_ENTITY, "The engine of an exchange is unknown";
+    EngineMismatch = "engine_mismatch", UNPROCESSABLE_ENTITY, "An exchange is not one of the engine named";
+    ContradictoryExchange = "contradictory_exchange", UNPROCESSABLE_ENTITY, "Places of an exchange contradict each other";
+    EngineFailed = "engine_failed", UNPROCESSABLE_ENTITY, "A response is the engine's error message";
+    UnsupportedExchange = "unsupported_exchange", UNPROCESSABLE_ENTITY, "An exchange holds what cannot be scored";
+    MalformedStream = "malformed_stream", UNPROCESSABLE_ENTITY, "A streamed response cannot be put together";
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "The queue is full";
     Internal = "internal_error", INTERNAL_SERVER_ERROR, "The server failed";
     ScoringFailed = "scoring_failed", INTERNAL_SERVER_ERROR, "The reference failed to score";
@@ -91,6 +100,26 @@ impl From<ViolationCode> for Code {
             ViolationCode::InvalidSampling => Self::InvalidSampling,
             ViolationCode::IrreproducibleMode => Self::IrreproducibleMode,
             ViolationCode::InvalidWeightVersions => Self::InvalidWeightVersions,
+        }
+    }
+}
+
+impl From<ExchangeErrorCode> for Code {
+    fn from(code: ExchangeErrorCode) -> Self {
+        match code {
+            ExchangeErrorCode::MissingTokenIds => Self::MissingTokenIds,
+            ExchangeErrorCode::MissingLogprobs => Self::MissingLogprobs,
+            ExchangeErrorCode::UnknownEngine => Self::UnknownEngine,
+            ExchangeErrorCode::EngineMismatch => Self::EngineMismatch,
+            ExchangeErrorCode::Contradictory => Self::ContradictoryExchange,
+            ExchangeErrorCode::EngineFailed => Self::EngineFailed,
+            ExchangeErrorCode::IrreproducibleMode => Self::IrreproducibleMode,
+            ExchangeErrorCode::Unsupported => Self::UnsupportedExchange,
+            ExchangeErrorCode::MissingField => Self::MissingField,
+            ExchangeErrorCode::InvalidType => Self::InvalidType,
+            ExchangeErrorCode::InvalidValue => Self::InvalidValue,
+            ExchangeErrorCode::TokenOutOfVocabulary => Self::TokenOutOfVocabulary,
+            ExchangeErrorCode::MalformedStream => Self::MalformedStream,
         }
     }
 }

@@ -21,6 +21,25 @@ fn good() -> Value {
     })
 }
 
+fn exchanges() -> Value {
+    let vllm = json!({"system_fingerprint": "vllm-1", "choices": [
+        {"index": 0, "text": "x", "finish_reason": "stop", "token_ids": [2, 3], "prompt_token_ids": [1],
+         "logprobs": {"tokens": ["a", "b"], "token_logprobs": [-1.0, null]},
+         "weight_versions": [{"version": "2", "start": 0, "end": 1}, {"version": "3", "start": 1, "end": 2}]}]});
+    let sglang = json!({"output_ids": [2], "meta_info": {"prompt_tokens": 1, "completion_tokens": 1, "weight_version": "2",
+        "output_token_logprobs": [[-1.0, 2, null]]}});
+    json!({
+        "run": "r", "engine": "mine", "policy_version": "2", "logprobs_mode": "processed", "sampling": {"top_p": 0.9},
+        "exchanges": [
+            {"id": "a", "path": "/v1/completions", "engine": "vllm", "logprobs_mode": "raw_logprobs", "policy_version": "2",
+             "sampling": {}, "request": {"prompt": [1], "n": 1}, "response": vllm},
+            {"request": {"input_ids": [1], "sampling_params": {"n": 1}}, "response": sglang},
+            {"engine": "vllm", "request": {"prompt": [1]},
+             "response": format!("data: {}\n\n", json!({"choices": [{"token_ids": [2], "logprobs": {"token_logprobs": [-1.0]}}]}))}
+        ]
+    })
+}
+
 fn handle(body: &[u8]) -> Result<(), Problem> {
     let limits = RequestLimits { model: ModelLimits { vocab_size: 10, max_positions: 8 }, max_sequences: 4 };
     resolve(parse(body)?, &limits).map(drop)
@@ -50,6 +69,7 @@ fn replacement() -> impl Strategy<Value = Value> {
         Just(json!({"temprature/~": 1})),
         Just(json!([0, -1, 1.5, "x", 10_000_000_000u64])),
         Just(good()),
+        Just(exchanges()),
     ]
 }
 
@@ -61,14 +81,36 @@ fn points_into(problem: &Problem, body: &Value) -> bool {
     })
 }
 
+#[test]
+fn the_bodies_that_are_changed_are_good() {
+    handle(good().to_string().as_bytes()).unwrap();
+    handle(exchanges().to_string().as_bytes()).unwrap();
+}
+
+#[test]
+fn deep_exchanges_are_the_clients_error() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for field in ["request", "response"] {
+        let body = format!(r#"{{"run":"r","engine":"vllm","exchanges":[{{"{field}":{deep}}}]}}"#);
+        let problem = handle(body.as_bytes()).unwrap_err();
+        assert_eq!(problem.code.status().as_u16(), 422);
+        assert!(
+            problem.errors[0].pointer.starts_with(&format!("/exchanges/0/{field}")),
+            "{}",
+            problem.errors[0].pointer
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn changed_fields_are_accepted_or_pointed_at(
+        native in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), replacement(), any::<bool>()), 1..4),
     ) {
-        let mut body = good();
+        let mut body = if native { good() } else { exchanges() };
         for (index, value, remove) in changes {
             let mut places = Vec::new();
             pointers(&body, "", &mut places);
@@ -93,9 +135,10 @@ proptest! {
 
     #[test]
     fn broken_bytes_are_the_clients_error(
+        native in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 1..5),
     ) {
-        let mut bytes = good().to_string().into_bytes();
+        let mut bytes = if native { good() } else { exchanges() }.to_string().into_bytes();
         for (index, byte, kind) in changes {
             let at = index.index(bytes.len());
             match kind {

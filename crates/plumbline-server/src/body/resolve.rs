@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use plumbline_core::{LogprobsMode, ModelLimits, ProcessingOrder, Rollout, Sampling, VersionSpan, ViolationCode};
 
+use super::exchanges;
+use super::findings::Findings;
+use super::origin::Origin;
 use super::wire::{Include, SequenceRequest, VerificationRequest};
-use crate::problem::{Code, FieldError, Problem};
+use crate::problem::{Code, Problem};
 use crate::weights::Wanted;
-
-/// Characters of a name at most: names become metric labels and log fields.
-pub(crate) const MAX_NAME_CHARS: usize = 200;
 
 /// What a request is held against.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct Verification {
     pub(crate) rollouts: Vec<Rollout>,
     /// Of each rollout, the tokens of its prompt that the engine took from its prefix cache, if the sender said so.
     pub(crate) cached_tokens: Vec<Option<usize>>,
+    /// What each rollout was read from.
+    pub(crate) origins: Vec<Origin>,
     /// The versions of the weights that the rollouts ask for, each once.
     pub(crate) wanted: Vec<Wanted>,
     pub(crate) include_tokens: bool,
@@ -41,61 +43,61 @@ pub(crate) struct Verification {
 /// # Errors
 /// All offending fields (422).
 pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> Result<Verification, Problem> {
-    let mut errors = Vec::new();
-    check_name(&mut errors, "/run", Some(&request.run));
-    check_name(&mut errors, "/engine", Some(&request.engine));
-    check_name(&mut errors, "/worker", request.worker.as_ref());
-    check_name(&mut errors, "/policy_version", request.policy_version.as_ref());
-    let count = request.sequences.len();
-    if count == 0 {
-        report(&mut errors, Code::EmptySequences, "/sequences".into(), "must have at least one sequence".into());
-    }
-    if count > limits.max_sequences {
-        let detail = format!("has {count} sequences, the limit is {}", limits.max_sequences);
-        // Without looking at each of them: the limit is there to bound the work.
-        return Err(Problem::field(Code::TooManySequences, "/sequences", detail));
-    }
-
+    let mut findings = Findings::default();
+    findings.check_name("/run", Some(&request.run));
+    findings.check_name("/engine", Some(&request.engine));
+    findings.check_name("/worker", request.worker.as_deref());
+    findings.check_name("/policy_version", request.policy_version.as_deref());
     let shared = Shared {
         engine: request.engine,
         sampling: request.sampling,
         mode: request.logprobs_mode,
         policy_version: request.policy_version,
     };
-    let mut reported = HashSet::new();
-    let mut rollouts = Vec::with_capacity(count);
-    let mut cached_tokens = Vec::with_capacity(count);
-    for (index, sequence) in request.sequences.into_iter().enumerate() {
-        let place =
-            Place { index, own_sampling: sequence.sampling.is_some(), own_mode: sequence.logprobs_mode.is_some() };
-        check_name(&mut errors, &place.pointer("/id"), sequence.id.as_ref());
-        check_name(&mut errors, &place.pointer("/policy_version"), sequence.policy_version.as_ref());
-        for (span_index, span) in sequence.weight_versions.iter().flatten().enumerate() {
-            let pointer = place.pointer(&format!("/weight_versions/{span_index}/version"));
-            check_name(&mut errors, &pointer, Some(&span.version));
+    let read = match (request.sequences, request.exchanges) {
+        (Some(sequences), None) => {
+            check_count("sequence", "/sequences", sequences.len(), limits, &mut findings)?;
+            native(sequences, &shared, &mut findings)
         }
-        cached_tokens.push(cached(&place, &sequence, &mut errors));
-        let rollout = shared.rollout(&place, sequence, &mut errors, &mut reported);
+        (None, Some(exchanges)) => {
+            check_count("exchange", "/exchanges", exchanges.len(), limits, &mut findings)?;
+            exchanges::read(exchanges, &shared, limits, &mut findings)?
+        }
+        (Some(_), Some(_)) => {
+            let detail = "stand beside sequences: a request has either";
+            findings.report(Code::InvalidValue, "/exchanges".into(), detail.into());
+            Vec::new()
+        }
+        (None, None) => {
+            let detail = "is missing, and so is exchanges: a request has one of them";
+            findings.report(Code::MissingField, "/sequences".into(), detail.into());
+            Vec::new()
+        }
+    };
+    for Read { rollout, origin, .. } in &read {
         for violation in rollout.violations(&limits.model) {
-            let pointer = place.locate(violation.code, &violation.pointer);
-            // What stands once in the request is wrong once, not for every sequence.
-            if pointer.starts_with("/sequences/") || reported.insert(pointer.clone()) {
-                report(&mut errors, violation.code.into(), pointer, violation.detail);
-            }
+            let pointer = origin.locate(violation.code, &violation.pointer);
+            findings.report_once(violation.code.into(), pointer, violation.detail);
         }
-        rollouts.push(rollout);
     }
-    check_unique(&mut errors, &rollouts);
-    if !errors.is_empty() {
-        return Err(Problem::fields(errors));
+    let mut rollouts = Vec::with_capacity(read.len());
+    let mut origins = Vec::with_capacity(read.len());
+    let mut cached_tokens = Vec::with_capacity(read.len());
+    for read in read {
+        rollouts.push(read.rollout);
+        origins.push(read.origin);
+        cached_tokens.push(read.cached_tokens);
     }
-    let wanted = wanted(&rollouts, shared.policy_version.as_deref());
+    check_unique(&mut findings, &rollouts, &origins);
+    findings.check()?;
+    let wanted = wanted(&rollouts, &origins);
     Ok(Verification {
         run: request.run,
         engine: shared.engine,
         worker: request.worker,
         rollouts,
         cached_tokens,
+        origins,
         wanted,
         include_tokens: request.include.contains(&Include::Tokens),
         include_importance_weights: request.include.contains(&Include::ImportanceWeights),
@@ -103,56 +105,97 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     })
 }
 
+/// None at all is reported; too many end the reading, without looking at each of them: the limit is there to bound the work.
+fn check_count(
+    what: &str,
+    pointer: &'static str,
+    count: usize,
+    limits: &RequestLimits,
+    findings: &mut Findings,
+) -> Result<(), Problem> {
+    if count == 0 {
+        findings.report(Code::EmptySequences, pointer.into(), format!("must have at least one {what}"));
+    }
+    if count > limits.max_sequences {
+        let detail = format!("has {count} {what}s, the limit is {}", limits.max_sequences);
+        return Err(Problem::field(Code::TooManySequences, pointer, detail));
+    }
+    Ok(())
+}
+
+/// Sequences as the native body has them.
+fn native(sequences: Vec<SequenceRequest>, shared: &Shared, findings: &mut Findings) -> Vec<Read> {
+    let mut rollouts = Vec::with_capacity(sequences.len());
+    for (index, sequence) in sequences.into_iter().enumerate() {
+        let origin = Origin::Sequence {
+            index,
+            own_sampling: sequence.sampling.is_some(),
+            own_mode: sequence.logprobs_mode.is_some(),
+            own_version: sequence.policy_version.is_some(),
+        };
+        findings.check_name(&origin.pointer("/id"), sequence.id.as_deref());
+        findings.check_name(&origin.pointer("/policy_version"), sequence.policy_version.as_deref());
+        for (span_index, span) in sequence.weight_versions.iter().flatten().enumerate() {
+            let pointer = origin.pointer(&format!("/weight_versions/{span_index}/version"));
+            findings.check_name(&pointer, Some(&span.version));
+        }
+        let cached_tokens = cached(&origin, &sequence, findings);
+        let rollout = shared.rollout(index, &origin, sequence, findings);
+        rollouts.push(Read { rollout, origin, cached_tokens });
+    }
+    rollouts
+}
+
 /// How much of the prompt came from the prefix cache.
-fn cached(place: &Place, sequence: &SequenceRequest, errors: &mut Vec<FieldError>) -> Option<usize> {
+fn cached(origin: &Origin, sequence: &SequenceRequest, findings: &mut Findings) -> Option<usize> {
     let (cached, prompt) = (sequence.cached_tokens? as usize, sequence.prompt_token_ids.len());
     if cached > prompt {
         let detail = format!("is {cached}, the prompt has {prompt} tokens");
-        report(errors, Code::InvalidValue, place.pointer("/cached_tokens"), detail);
+        findings.report(Code::InvalidValue, origin.pointer("/cached_tokens"), detail);
     }
     Some(cached)
 }
 
-/// What sequences inherit from the request.
-struct Shared {
-    engine: String,
-    sampling: Option<Sampling>,
-    mode: Option<LogprobsMode>,
-    policy_version: Option<String>,
+/// A rollout as it was read from a body.
+pub(super) struct Read {
+    pub(super) rollout: Rollout,
+    pub(super) origin: Origin,
+    /// Tokens of the prompt that the engine took from its prefix cache, if the body says so.
+    pub(super) cached_tokens: Option<usize>,
+}
+
+/// What sequences and exchanges inherit from the request.
+pub(super) struct Shared {
+    pub(super) engine: String,
+    pub(super) sampling: Option<Sampling>,
+    pub(super) mode: Option<LogprobsMode>,
+    pub(super) policy_version: Option<String>,
 }
 
 impl Shared {
-    fn rollout(
-        &self,
-        place: &Place,
-        sequence: SequenceRequest,
-        errors: &mut Vec<FieldError>,
-        reported: &mut HashSet<String>,
-    ) -> Rollout {
+    fn rollout(&self, index: usize, origin: &Origin, sequence: SequenceRequest, findings: &mut Findings) -> Rollout {
         let mut sampling = sequence.sampling.or(self.sampling).unwrap_or_default();
         sampling.order = sampling.order.or_else(|| ProcessingOrder::of_engine(&self.engine));
         let mode = sequence.logprobs_mode.or(self.mode).or_else(|| LogprobsMode::default_of_engine(&self.engine));
-        if mode.is_none() && !sampling.is_neutral() && reported.insert("/logprobs_mode".into()) {
+        if mode.is_none() && !sampling.is_neutral() {
             let detail = "this engine's logprobs have no known meaning, and with this sampling raw, temperature and \
                           processed logprobs differ";
-            report(errors, Code::LogprobsModeRequired, "/logprobs_mode".into(), detail.into());
+            findings.report_once(Code::LogprobsModeRequired, "/logprobs_mode".into(), detail.into());
         }
         let transforms = sampling.active_transforms();
         let unknown_order = sampling.order.is_none() && ProcessingOrder::is_none_of_these(&self.engine);
         if mode == Some(LogprobsMode::Processed) && unknown_order && !transforms.is_empty() {
-            let pointer = place.locate(ViolationCode::IrreproducibleMode, "/logprobs_mode");
-            if pointer.starts_with("/sequences/") || reported.insert(pointer.clone()) {
-                let detail = format!(
-                    "processed logprobs of {} with {} cannot be reproduced: the order of its transforms is not known here; \
-                     if it is that of another engine, sampling.order says so",
-                    self.engine,
-                    transforms.join(", ")
-                );
-                report(errors, Code::IrreproducibleMode, pointer, detail);
-            }
+            let pointer = origin.locate(ViolationCode::IrreproducibleMode, "/logprobs_mode");
+            let detail = format!(
+                "processed logprobs of {} with {} cannot be reproduced: the order of its transforms is not known here; \
+                 if it is that of another engine, sampling.order says so",
+                self.engine,
+                transforms.join(", ")
+            );
+            findings.report_once(Code::IrreproducibleMode, pointer, detail);
         }
         Rollout {
-            id: sequence.id.unwrap_or_else(|| place.index.to_string()),
+            id: sequence.id.unwrap_or_else(|| index.to_string()),
             prompt_token_ids: sequence.prompt_token_ids,
             completion_token_ids: sequence.completion_token_ids,
             logprobs: sequence.logprobs,
@@ -172,78 +215,27 @@ impl Shared {
     }
 }
 
-/// Where a sequence's fields really stand in the body.
-struct Place {
-    index: usize,
-    own_sampling: bool,
-    own_mode: bool,
-}
-
-impl Place {
-    fn pointer(&self, field: &str) -> String {
-        format!("/sequences/{}{field}", self.index)
-    }
-
-    /// The place of a violation, which may be a field that the sequence inherits.
-    fn locate(&self, code: ViolationCode, pointer: &str) -> String {
-        match code {
-            ViolationCode::InvalidSampling if !self.own_sampling => pointer.to_owned(),
-            // Either of two fields is in the way: the one that is closest to the sequence.
-            ViolationCode::IrreproducibleMode if self.own_mode => self.pointer(pointer),
-            ViolationCode::IrreproducibleMode if self.own_sampling => self.pointer("/sampling"),
-            ViolationCode::IrreproducibleMode => pointer.to_owned(),
-            _ => self.pointer(pointer),
-        }
-    }
-}
-
-fn report(errors: &mut Vec<FieldError>, code: Code, pointer: String, detail: String) {
-    errors.push(FieldError { code, pointer, detail });
-}
-
-fn check_name(errors: &mut Vec<FieldError>, pointer: &str, name: Option<&String>) {
-    let Some(name) = name else { return };
-    let reason = if name.is_empty() {
-        "must not be empty".into()
-    } else if name.chars().any(char::is_control) {
-        "must not contain control characters".into()
-    } else {
-        let chars = name.chars().count();
-        if chars <= MAX_NAME_CHARS {
-            return;
-        }
-        format!("has {chars} characters, the limit is {MAX_NAME_CHARS}")
-    };
-    report(errors, Code::InvalidLabel, pointer.to_owned(), reason);
-}
-
 /// A sequence without an id is named by its index, which another may have taken.
-fn check_unique(errors: &mut Vec<FieldError>, rollouts: &[Rollout]) {
+fn check_unique(findings: &mut Findings, rollouts: &[Rollout], origins: &[Origin]) {
     let mut seen = HashSet::with_capacity(rollouts.len());
-    for (index, rollout) in rollouts.iter().enumerate() {
+    for (rollout, origin) in rollouts.iter().zip(origins) {
         if !seen.insert(rollout.id.as_str()) {
             let detail = format!("id {:?} is that of an earlier sequence", rollout.id);
-            report(errors, Code::DuplicateSequenceId, format!("/sequences/{index}/id"), detail);
+            findings.report(Code::DuplicateSequenceId, origin.pointer("/id"), detail);
         }
     }
 }
 
 /// The distinct versions that rollouts ask for, each with the first field that does.
-fn wanted(rollouts: &[Rollout], of_request: Option<&str>) -> Vec<Wanted> {
+fn wanted(rollouts: &[Rollout], origins: &[Origin]) -> Vec<Wanted> {
     let mut seen = HashSet::new();
     let mut wanted = Vec::new();
-    for (index, rollout) in rollouts.iter().enumerate() {
+    for (rollout, origin) in rollouts.iter().zip(origins) {
         for version in rollout.versions().into_iter().flatten() {
-            if !seen.insert(version) {
-                continue;
+            if seen.insert(version) {
+                let span = rollout.weight_versions.iter().position(|span| span.version == version);
+                wanted.push(Wanted { version: version.to_owned(), pointer: origin.version(span) });
             }
-            let span = rollout.weight_versions.iter().position(|span| span.version == version);
-            let pointer = match span {
-                Some(span) => format!("/sequences/{index}/weight_versions/{span}/version"),
-                None if of_request == Some(version) => "/policy_version".to_owned(),
-                None => format!("/sequences/{index}/policy_version"),
-            };
-            wanted.push(Wanted { version: version.to_owned(), pointer });
         }
     }
     wanted

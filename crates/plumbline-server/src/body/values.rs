@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use plumbline_core::TokenId;
+use plumbline_core::{LogprobsMode, TokenId};
 use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, Unexpected, Visitor};
 
 /// How the deserialiser says that an integer can be no token id, whatever the model; see `super::errors`.
@@ -28,6 +28,19 @@ pub(super) fn optional_name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     Option::<String>::deserialize(deserializer)?.map(|name| T::deserialize(name.into_deserializer())).transpose()
+}
+
+/// Reads a logprobs mode, or null, also by vLLM's names.
+pub(super) fn optional_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LogprobsMode>, D::Error> {
+    const NAMES: &[&str] = &["raw", "temperature", "processed", "raw_logprobs", "processed_logprobs"];
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| match name.as_str() {
+        "raw" | "raw_logprobs" => Ok(LogprobsMode::Raw),
+        "temperature" => Ok(LogprobsMode::Temperature),
+        "processed" | "processed_logprobs" => Ok(LogprobsMode::Processed),
+        other => Err(D::Error::unknown_variant(other, NAMES)),
+    })
+    .transpose()
 }
 
 /// A token id. One that does not fit 32 bits is out of every vocabulary, which is not the same as a wrong type.

@@ -4,11 +4,12 @@
 use plumbline_core::{LogprobsMode, Sampling, TokenId};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::values::{Id, Kept, Logprob, array, optional_array, optional_name};
+use super::values::{Id, Kept, Logprob, array, optional_array, optional_mode, optional_name};
 
-/// Rollouts to score and compare.
+/// Rollouts to score and compare: `sequences`, or an engine's bodies as `exchanges`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VerificationRequest {
@@ -34,9 +35,12 @@ pub(crate) struct VerificationRequest {
     #[serde(default, deserialize_with = "optional_name")]
     #[schema(value_type = Option<LogprobsModeName>)]
     pub(crate) logprobs_mode: Option<LogprobsMode>,
-    /// The rollouts.
+    /// The rollouts. Either these or `exchanges`.
     #[schema(min_items = 1)]
-    pub(crate) sequences: Vec<SequenceRequest>,
+    pub(crate) sequences: Option<Vec<SequenceRequest>>,
+    /// An engine's own request and response bodies, which the rollouts are read from. Either these or `sequences`.
+    #[schema(min_items = 1)]
+    pub(crate) exchanges: Option<Vec<ExchangeRequest>>,
     /// Optional parts of the answer.
     #[serde(default)]
     pub(crate) include: Vec<Include>,
@@ -98,6 +102,43 @@ pub(crate) struct VersionSpanRequest {
     pub(crate) start: usize,
     /// Index after its last completion token.
     pub(crate) end: usize,
+}
+
+/// One request to an engine and its answer, both as they went over the wire. Ids, logprobs, sampling parameters and versions of
+/// the weights are read from them; what they do not hold exactly is 422 with the request flag that would have brought it
+/// (`missing_token_ids`, `missing_logprobs`). `docs/exchanges.md` lists engines, routes and flags.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Exchange)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExchangeRequest {
+    /// Its name, unique in the request; missing = its index. Its rollouts are named `{id}-{choice}`, choices from 0.
+    #[schema(min_length = 1, max_length = 200)]
+    pub(crate) id: Option<String>,
+    /// The engine's route.
+    #[schema(example = "/v1/completions")]
+    pub(crate) path: Option<String>,
+    /// `vllm`, `sglang`, `llama.cpp`, `tgi` or `tensorrt-llm`. Missing = the request's, if it is one of them, else by the shape
+    /// of the response.
+    #[schema(example = "vllm")]
+    pub(crate) engine: Option<String>,
+    /// What the logprobs mean; vLLM's names for it (`raw_logprobs`, `processed_logprobs`) do too. Missing = the request's, else
+    /// the engine's default.
+    #[serde(default, deserialize_with = "optional_mode")]
+    #[schema(value_type = Option<LogprobsModeName>)]
+    pub(crate) logprobs_mode: Option<LogprobsMode>,
+    /// Version of the weights that sampled. Stands above what the response says, which stands above the request's.
+    #[schema(min_length = 1, max_length = 200)]
+    pub(crate) policy_version: Option<String>,
+    /// How the engine sampled, in place of what the body sent says and the engine's defaults.
+    #[schema(value_type = Option<SamplingParameters>)]
+    pub(crate) sampling: Option<Sampling>,
+    /// The body sent. Missing or null = not known: then the response must hold the prompt's ids, and `sampling` must be
+    /// stated unless the logprobs are raw.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub(crate) request: Value,
+    /// The body received: JSON, or a string of server-sent events.
+    pub(crate) response: Value,
 }
 
 /// Optional parts of the answer.

@@ -10,7 +10,7 @@ use plumbline_core::ScoringSequence;
 use plumbline_divergence::Diagnosis;
 use plumbline_scheduler::{ScoreError, SubmitError, Ticket};
 
-use crate::body::{Verification, VerificationRequest, check_headers, parse, receive, resolve};
+use crate::body::{Origin, Verification, VerificationRequest, check_headers, parse, receive, resolve};
 use crate::diagnosis::{Case, CaseFloor, NotDiagnosed, Room};
 use crate::middleware::ScoredTokens;
 use crate::problem::{Code, Problem, ProblemDocument};
@@ -62,7 +62,7 @@ pub(super) async fn create(
     wait_for_versions(&state, &verification.wanted).await?;
     let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
     let tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
-    let ticket = admit(&state, work)?;
+    let ticket = admit(&state, &verification, work)?;
     let outcomes = ticket.wait().await.map_err(|ScoreError::Stopped| draining())?;
 
     let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
@@ -162,7 +162,13 @@ fn scoring_sequences(verification: Verification) -> Result<(Verification, Vec<Sc
     Ok((verification, work))
 }
 
-fn admit(state: &AppState, work: Vec<ScoringSequence>) -> Result<Ticket, Problem> {
+/// What a piece of the work was read from: a rollout has one for each version of the weights that sampled it.
+fn origin_of(verification: &Verification, piece: usize) -> Option<&Origin> {
+    let pieces = verification.rollouts.iter().zip(&verification.origins);
+    pieces.flat_map(|(rollout, origin)| rollout.versions().into_iter().map(move |_| origin)).nth(piece)
+}
+
+fn admit(state: &AppState, verification: &Verification, work: Vec<ScoringSequence>) -> Result<Ticket, Problem> {
     state.scheduler.submit(work).map_err(|refused| {
         let detail = refused.to_string();
         match refused {
@@ -178,7 +184,8 @@ fn admit(state: &AppState, work: Vec<ScoringSequence>) -> Result<Ticket, Problem
             // It left between the look and the submit.
             SubmitError::VersionUnavailable { .. } => Problem::new(Code::PolicyVersionUnavailable, detail),
             SubmitError::SequenceTooLong { index, .. } => {
-                Problem::field(Code::SequenceTooLong, format!("/sequences/{index}/completion_token_ids"), detail)
+                let pointer = origin_of(verification, index).map(|origin| origin.pointer("/completion_token_ids"));
+                Problem::field(Code::SequenceTooLong, pointer.unwrap_or_default(), detail)
             }
         }
     })

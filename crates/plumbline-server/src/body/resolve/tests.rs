@@ -1,4 +1,4 @@
-//! What becomes of bodies, good and bad ones.
+//! Requests that resolve, and all that is wrong with others.
 
 use serde_json::{Value, json};
 
@@ -183,6 +183,120 @@ fn spans_that_do_not_cover_the_completion_are_refused() {
     let unnamed = json!([{"version": "", "start": 0, "end": 2}]);
     let problem = resolved(&with("/sequences/0/weight_versions", unnamed)).unwrap_err();
     assert_eq!(problem.errors[0].pointer, "/sequences/0/weight_versions/0/version");
+}
+
+fn completion() -> Value {
+    json!({"system_fingerprint": "vllm-1", "choices": [{"index": 0, "text": "", "finish_reason": "stop", "token_ids": [2, 3],
+        "prompt_token_ids": [1], "logprobs": {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0]}}]})
+}
+
+fn exchange() -> Value {
+    json!({"request": {"prompt": [1], "temperature": 0.7}, "response": completion()})
+}
+
+fn of_exchanges(engine: &str, exchanges: &[Value]) -> Value {
+    json!({"run": "r", "engine": engine, "exchanges": exchanges})
+}
+
+#[test]
+fn exchanges_are_read_as_sequences() {
+    let mut named = exchange();
+    named["id"] = json!("mine");
+    let rollouts = resolved(&of_exchanges("vllm", &[exchange(), named])).unwrap().rollouts;
+    assert_eq!(rollouts.iter().map(|own| own.id.as_str()).collect::<Vec<_>>(), ["0-0", "mine-0"]);
+    assert_eq!((&rollouts[0].prompt_token_ids[..], &rollouts[0].completion_token_ids[..]), (&[1][..], &[2, 3][..]));
+    assert_eq!((rollouts[0].sampling.temperature, rollouts[0].logprobs_mode), (0.7, LogprobsMode::Raw));
+}
+
+#[test]
+fn a_request_has_sequences_or_exchanges() {
+    let mut both = good();
+    both["exchanges"] = json!([exchange()]);
+    assert_eq!(errors(&both), one("invalid_value", "/exchanges"));
+    let neither = json!({"run": "r", "engine": "vllm"});
+    assert_eq!(errors(&neither), one("missing_field", "/sequences"));
+    assert_eq!(errors(&of_exchanges("vllm", &[])), one("empty_sequences", "/exchanges"));
+    let four = [exchange(), exchange(), exchange(), exchange()];
+    assert_eq!(errors(&of_exchanges("vllm", &four)), one("too_many_sequences", "/exchanges"));
+    let mut many = exchange();
+    many["request"]["n"] = json!(4);
+    let choices: Vec<_> = (0..4)
+        .map(|index| {
+            let mut choice = completion()["choices"][0].clone();
+            choice["index"] = json!(index);
+            choice
+        })
+        .collect();
+    many["response"]["choices"] = json!(choices);
+    assert_eq!(errors(&of_exchanges("vllm", &[many])), one("too_many_sequences", "/exchanges"));
+    let mut twice = [exchange(), exchange()];
+    twice[0]["id"] = json!("1");
+    assert_eq!(errors(&of_exchanges("vllm", &twice)), one("duplicate_sequence_id", "/exchanges/1/id"));
+}
+
+#[test]
+fn the_request_speaks_for_exchanges_that_say_nothing_themselves() {
+    let mut body = of_exchanges("mine", &[exchange(), exchange()]);
+    body["logprobs_mode"] = json!("processed");
+    body["sampling"] = json!({"top_k": 3});
+    body["exchanges"][1]["logprobs_mode"] = json!("raw_logprobs");
+    body["exchanges"][1]["sampling"] = json!({"top_k": 4});
+    let rollouts = resolved(&body).unwrap().rollouts;
+    let seen: Vec<_> = rollouts.iter().map(|own| (own.logprobs_mode, own.sampling.top_k)).collect();
+    assert_eq!(seen, [(LogprobsMode::Processed, 3), (LogprobsMode::Raw, 4)]);
+    body["sampling"]["top_p"] = json!(2.0);
+    assert_eq!(errors(&body), one("invalid_sampling", "/sampling/top_p"));
+    body["exchanges"][0]["sampling"] = json!({"top_p": 2.0});
+    assert_eq!(errors(&body), one("invalid_sampling", "/exchanges/0/sampling/top_p"));
+    assert_eq!(errors(&of_exchanges("sglang", &[exchange()])), one("engine_mismatch", "/exchanges/0/response"));
+    let mut unknown = exchange();
+    unknown["engine"] = json!("mine");
+    assert_eq!(errors(&of_exchanges("vllm", &[unknown])), one("unknown_engine", "/exchanges/0/engine"));
+}
+
+#[test]
+fn what_is_wrong_with_an_exchange_is_pointed_at_in_it() {
+    let with = |pointer: &str, value: Value| {
+        let mut body = of_exchanges("vllm", &[exchange()]);
+        *body.pointer_mut(pointer).unwrap() = value;
+        errors(&body)
+    };
+    let choice = "/exchanges/0/response/choices/0";
+    let at = |field: &str| format!("{choice}{field}");
+    assert_eq!(with(&at("/token_ids"), json!(null)), one("missing_token_ids", &at("/token_ids")));
+    assert_eq!(with(&at("/logprobs"), json!(null)), one("missing_logprobs", &at("/logprobs")));
+    assert_eq!(with(&at("/token_ids/1"), json!(10)), one("token_out_of_vocabulary", &at("/token_ids/1")));
+    assert_eq!(with(&at("/prompt_token_ids/0"), json!(77)), one("token_out_of_vocabulary", &at("/prompt_token_ids/0")));
+    assert_eq!(with("/exchanges/0/request/temperature", json!(-1)), one("invalid_sampling", "/exchanges/0/request"));
+    assert_eq!(
+        with("/exchanges/0/response", json!({"error": "no"})),
+        one("engine_failed", "/exchanges/0/response/error")
+    );
+    let mut versions = of_exchanges("vllm", &[exchange()]);
+    versions["exchanges"][0]["response"]["choices"][0]["weight_versions"] =
+        json!([{"version": "", "start": 0, "end": 1}, {"version": "b", "start": 1, "end": 3}]);
+    let place = at("/weight_versions");
+    let (_, found) = errors(&versions);
+    assert_eq!(found, [("invalid_label", place.clone()), ("invalid_weight_versions", place)]);
+}
+
+#[test]
+fn an_exchanges_version_is_its_own_word_then_the_bodys_then_the_requests() {
+    let mut body = of_exchanges("vllm", &[exchange(), exchange(), exchange()]);
+    body["policy_version"] = json!("3");
+    for index in [1, 2] {
+        body["exchanges"][index]["response"]["choices"][0]["weight_versions"] =
+            json!([{"version": "4", "start": 0, "end": 2}]);
+    }
+    body["exchanges"][2]["policy_version"] = json!("5");
+    let wanted: Vec<_> =
+        resolved(&body).unwrap().wanted.into_iter().map(|wanted| (wanted.version, wanted.pointer)).collect();
+    let expected = [
+        ("3", "/policy_version"),
+        ("4", "/exchanges/1/response/choices/0/weight_versions"),
+        ("5", "/exchanges/2/policy_version"),
+    ];
+    assert_eq!(wanted, expected.map(|(version, pointer)| (version.to_owned(), pointer.to_owned())));
 }
 
 #[test]

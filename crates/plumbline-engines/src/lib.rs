@@ -1,0 +1,12 @@
+//! What inference engines answer, read as rollouts.
+//!
+//! [`read_exchange`] takes an engine's own request and response bodies, as they went over the wire, and gives the
+//! [`Rollout`](plumbline_core::Rollout)s in them: exact token ids, logprobs, sampling parameters, and what the logprobs mean.
+//! Nothing is re-tokenised and nothing is guessed: what a body does not hold is an [`ExchangeError`] that names the
+//! request flag which would have brought it.
+
+mod exchange;
+
+pub use exchange::{
+    EngineKind, Exchange, ExchangeError, ExchangeErrorCode, ExchangeRollout, Places, ReadExchange, read_exchange,
+};
