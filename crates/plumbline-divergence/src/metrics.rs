@@ -121,7 +121,13 @@ impl Metrics {
     #[must_use]
     pub fn with_values(statistics: &SufficientStatistics, sequences: &[SequenceComparison]) -> Self {
         let compared = sequences.iter().flat_map(|sequence| &sequence.tokens).filter_map(|token| token.compared());
-        let (engine, reference): (Vec<f64>, Vec<f64>) = compared.unzip();
+        Self::with_pairs(statistics, compared)
+    }
+
+    /// The same from the `(e_t, r_t)` in nats of exactly the tokens that the sums are of.
+    #[must_use]
+    pub fn with_pairs(statistics: &SufficientStatistics, pairs: impl IntoIterator<Item = (f64, f64)>) -> Self {
+        let (engine, reference): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
         let mut deltas: Vec<f64> = engine.iter().zip(&reference).map(|(e, r)| (r - e).abs()).collect();
         deltas.sort_unstable_by(f64::total_cmp);
         Self {

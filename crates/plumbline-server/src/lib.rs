@@ -22,6 +22,7 @@ mod middleware;
 mod openapi;
 mod pieces;
 mod problem;
+mod reports;
 mod routes;
 mod run_view;
 mod sequences;

@@ -83,6 +83,7 @@ codes! {
     UnsupportedExchange = "unsupported_exchange", UNPROCESSABLE_ENTITY, "An exchange holds what cannot be scored";
     MalformedStream = "malformed_stream", UNPROCESSABLE_ENTITY, "A streamed response cannot be put together";
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "The queue is full";
+    ReportsBusy = "reports_busy", TOO_MANY_REQUESTS, "Too many reports are being made";
     Internal = "internal_error", INTERNAL_SERVER_ERROR, "The server failed";
     ScoringFailed = "scoring_failed", INTERNAL_SERVER_ERROR, "The reference failed to score";
     Loading = "loading", SERVICE_UNAVAILABLE, "The reference is loading";

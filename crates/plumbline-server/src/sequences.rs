@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use plumbline_core::TokenId;
-use plumbline_divergence::{Metrics, SequenceComparison};
+use plumbline_divergence::{Metrics, SequenceComparison, SufficientStatistics};
 
 /// When a run has more sequences than this, only its worst by each measure, its longest and its latest stay, [`EACH`] of each.
 const PER_RUN: usize = 256;
 const EACH: usize = 48;
 /// Tokens and sequences of all runs together; beyond them the oldest sequences go. A token takes 80 bytes and a sequence
-/// about 1000, so this is about 30 MB.
+/// about 2000, so this is about 40 MB.
 const MAX_TOKENS: usize = 240_000;
 const MAX_SEQUENCES: usize = 8192;
 
@@ -31,6 +31,8 @@ pub(crate) struct StoredSequence {
     pub(crate) metrics: Metrics,
     /// The token before its completion, if there is one.
     pub(crate) last_of_prompt: Option<TokenId>,
+    /// The sums behind the metrics, with its noise floor.
+    pub(crate) statistics: SufficientStatistics,
     /// Its tokens, and its id as sent.
     pub(crate) comparison: SequenceComparison,
 }
@@ -209,6 +211,7 @@ mod tests {
             verdict_reason: String::new(),
             last_of_prompt: None,
             metrics: Metrics::of(std::slice::from_ref(&comparison)),
+            statistics: SufficientStatistics::default(),
             comparison,
         }
     }

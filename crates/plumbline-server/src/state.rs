@@ -18,6 +18,7 @@ use crate::floor::{FloorState, RecentTraffic};
 use crate::floors::NoiseFloors;
 use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
+use crate::reports::Reports;
 use crate::sequences::SequenceStore;
 use crate::serve::ServerError;
 use crate::weights::{ModelKnowledge, ResidentFacts, Weights};
@@ -38,6 +39,8 @@ pub(crate) struct AppState {
     pub(crate) floors: NoiseFloors,
     /// Recent sequences, token by token.
     pub(crate) sequences: SequenceStore,
+    /// Reports of runs, made one at a time.
+    pub(crate) reports: Reports,
     /// The OpenAPI document, serialised.
     pub(crate) openapi: Bytes,
     /// Turns true when the server starts to drain.
@@ -75,6 +78,7 @@ impl AppState {
             weights,
             floors: NoiseFloors::default(),
             sequences: SequenceStore::default(),
+            reports: Reports::default(),
             openapi,
             drain,
             registry,

@@ -306,6 +306,7 @@ impl Assessed {
                 verdict_reason: judgement.reason.clone(),
                 metrics: metrics.clone(),
                 last_of_prompt: rollout.prompt_token_ids.last().copied(),
+                statistics: statistics.clone(),
                 comparison: comparison.clone(),
             });
         }

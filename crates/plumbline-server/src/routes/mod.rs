@@ -4,6 +4,7 @@ mod docs;
 mod noise_floor;
 mod operation;
 mod reference;
+mod reports;
 mod runs;
 mod sequences;
 mod verifications;
@@ -20,6 +21,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(crate) use self::runs::not_found as run_not_found;
 use crate::middleware::{ApiKeys, guard, track};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
@@ -31,6 +33,10 @@ pub(crate) fn routes() -> (Router<Arc<AppState>>, OpenApi) {
         .routes(routes!(reference::show))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
+        .routes(routes!(reports::json))
+        .routes(routes!(reports::html))
+        .routes(routes!(reports::xlsx))
+        .routes(routes!(reports::png))
         .routes(routes!(sequences::list))
         .routes(routes!(sequences::show))
         .routes(routes!(weights::update))

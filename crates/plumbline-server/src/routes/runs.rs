@@ -117,7 +117,7 @@ fn summaries(divergence: &DivergenceMetrics, levels: &VerdictLevels) -> BTreeMap
     runs
 }
 
-pub(super) fn not_found(run: &str) -> Problem {
+pub(crate) fn not_found(run: &str) -> Problem {
     Problem::new(Code::RunNotFound, format!("there is no run {run:?}, or it has been idle for too long"))
 }
 

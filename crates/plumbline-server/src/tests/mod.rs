@@ -4,6 +4,7 @@ mod diagnosis;
 mod fake;
 mod floor;
 mod protocol;
+mod reports;
 mod requests;
 mod running;
 mod runs;

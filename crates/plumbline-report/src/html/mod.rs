@@ -1,0 +1,46 @@
+//! `report.html`: one file with everything in it.
+//!
+//! The page is built in the browser from the report's own JSON. All names and texts are hostile: they are data in that JSON, the
+//! page's scripts turn data into text nodes only, and a content security policy forbids whatever would be loaded or sent.
+
+mod embed;
+
+use serde_json::Value;
+
+use self::embed::{escaped_json, escaped_text, shortened};
+use crate::document::Document;
+use crate::report::ReportError;
+
+/// What a page is made of, so that other pages can look the same.
+const THEME_CSS: &str = include_str!("../../assets/theme.css");
+const REPORT_CSS: &str = include_str!("../../assets/report.css");
+const PLOTLY_JS: &str = include_str!("../../assets/plotly/plotly-cartesian.min.js");
+const FIGURES_JS: &str = include_str!("../../assets/figures.js");
+const REPORT_JS: &str = include_str!("../../assets/report.js");
+
+/// Nothing is loaded from anywhere, and nothing is sent.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; \
+                      base-uri 'none'; form-action 'none'";
+
+/// The page.
+pub(crate) fn page(document: &Document) -> Result<String, ReportError> {
+    let mut value: Value = serde_json::to_value(document)?;
+    shortened(&mut value);
+    let data = escaped_json(&value)?;
+    let title = escaped_text(&document.title);
+    let mut page = String::with_capacity(PLOTLY_JS.len() + data.len() + (1 << 17));
+    page.push_str("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    page.push_str(&format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n"));
+    page.push_str(&format!("<title>{title} · Plumbline</title>\n<link rel=\"icon\" href=\"data:,\">\n"));
+    page.push_str(&format!(
+        "<style>\n{THEME_CSS}\n{REPORT_CSS}</style>\n</head>\n<body>\n<main id=\"report\"></main>\n"
+    ));
+    page.push_str("<noscript><p>This page needs JavaScript. The same numbers are in report.json and report.xlsx.</p></noscript>\n");
+    page.push_str(&format!("<script id=\"report-data\" type=\"application/json\">{data}</script>\n"));
+    for script in [PLOTLY_JS, FIGURES_JS, REPORT_JS] {
+        page.push_str(&format!("<script>{script}</script>\n"));
+    }
+    page.push_str("</body>\n</html>\n");
+    Ok(page)
+}
