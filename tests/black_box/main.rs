@@ -18,4 +18,5 @@ mod recordings;
 #[cfg(feature = "selfcheck")]
 mod selfcheck;
 mod support;
+mod verify;
 mod weights;

@@ -1,12 +1,16 @@
-//! What inference engines answer, read as rollouts.
+//! What engines and trainers write down, as rollouts.
 //!
 //! [`read_exchange`] takes an engine's own request and response bodies, as they went over the wire, and gives the
 //! [`Rollout`](plumbline_core::Rollout)s in them: exact token ids, logprobs, sampling parameters, and what the logprobs mean.
 //! Nothing is re-tokenised and nothing is guessed: what a body does not hold is an [`ExchangeError`] that names the
-//! request flag which would have brought it.
+//! request flag which would have brought it. [`dumps`] reads files of recorded rollouts: trainers' dumps, saved exchanges,
+//! Plumbline's own forms.
 
+pub mod dumps;
 mod exchange;
+mod non_finite;
 
 pub use exchange::{
     EngineKind, Exchange, ExchangeError, ExchangeErrorCode, ExchangeRollout, Places, ReadExchange, read_exchange,
 };
+pub use non_finite::{Quoted, quote_non_finite};

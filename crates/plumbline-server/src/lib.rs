@@ -8,7 +8,7 @@
 //! `metrics`. Errors travel as
 //! `problem::Problem` and become documents in one place.
 //!
-//! Beside requests, in small jobs on the model threads (`pieces`): `floor` measures the noise floor of each version of the
+//! Beside requests, in small jobs on the model threads (`plumbline_probe`): `floor` measures the noise floor of each version of the
 //! weights, `diagnosis` looks for the causes of what is suspicious.
 
 mod body;
@@ -20,7 +20,6 @@ mod floors;
 mod metrics;
 mod middleware;
 mod openapi;
-mod pieces;
 mod problem;
 mod reports;
 mod routes;
@@ -36,7 +35,7 @@ pub use plumbline_divergence::ModelFacts;
 
 pub use config::{Config, ConfigError, KeyProblem};
 pub use serve::{ServerError, serve};
-pub use weights::{ModelKnowledge, ReferenceSource};
+pub use weights::{ModelKnowledge, ReferenceSource, StartedReference};
 
 #[cfg(test)]
 mod tests;

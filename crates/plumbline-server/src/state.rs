@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use plumbline_core::{ModelLimits, ReferenceInfo, TokenText};
-use plumbline_divergence::{ModelFacts, diagnose};
+use plumbline_core::{ReferenceInfo, TokenText};
+use plumbline_divergence::diagnose;
+use plumbline_probe::RecentTraffic;
 use plumbline_scheduler::{Scheduler, SchedulerState};
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -14,14 +15,14 @@ use tokio::sync::watch;
 use crate::body::RequestLimits;
 use crate::config::Config;
 use crate::diagnosis::{Diagnose, Diagnoses, Heard};
-use crate::floor::{FloorState, RecentTraffic};
+use crate::floor::FloorState;
 use crate::floors::NoiseFloors;
 use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
 use crate::reports::Reports;
 use crate::sequences::SequenceStore;
 use crate::serve::ServerError;
-use crate::weights::{ModelKnowledge, ResidentFacts, Weights};
+use crate::weights::{ResidentFacts, Weights, knowledge_of};
 
 /// How soon a client may look again while the reference loads.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
@@ -117,23 +118,17 @@ impl AppState {
             0 => FloorState::Off,
             _ => FloorState::Measuring,
         });
-        let max_positions = match self.config.max_sequence_tokens {
-            0 => info.limits.max_positions,
-            configured => configured.min(info.limits.max_positions),
-        };
         let limits = RequestLimits {
-            model: ModelLimits { max_positions, ..info.limits },
+            model: self.config.sequence_limits(&info.limits),
             max_sequences: self.config.max_sequences_per_request,
         };
-        let ModelKnowledge { facts, text } = self.facts.as_ref().map(|facts| facts()).unwrap_or_default();
-        let facts =
-            ModelFacts { eos_token_ids: info.eos_token_ids.clone(), vocab_size: info.limits.vocab_size, ..facts };
+        let known = knowledge_of(info, self.facts.as_ref());
+        let text = known.text.clone();
         let counted = Arc::clone(&divergence);
         let heard: Heard = Box::new(move |case, diagnosis| {
             counted.hear(&case.run, &case.engine, &case.findings(diagnosis));
         });
         let (scheduler, metrics) = (self.scheduler.clone(), self.metrics.clone());
-        let known = ModelKnowledge { facts, text: text.clone() };
         let diagnoses = Diagnoses::start(&self.config, scheduler, metrics, known, diagnose, heard)?;
         let recent = RecentTraffic::new(self.config.aside_tokens, self.config.noise_floor_tokens);
         // Set once: the scheduler loads one reference and says so once.

@@ -352,9 +352,7 @@ fn findings(diagnoses: Option<&Result<Diagnosis, NotDiagnosed>>, index: usize) -
 /// What a faithful engine would show on a rollout: the floor of the version that scored it (the first, if several did), at the
 /// temperature of its logprobs.
 fn floor_of(floors: &NoiseFloors, rollout: &Rollout, reference: &ReferenceInfo) -> Option<FloorCurve> {
-    let floor = floors.of(&reference.policy_version)?;
-    let raw = rollout.logprobs_mode == LogprobsMode::Raw || rollout.sampling.is_greedy();
-    Some(floor.curve.at_temperature(if raw { 1.0 } else { rollout.sampling.temperature }))
+    Some(floors.of(&reference.policy_version)?.curve.of_rollout(rollout))
 }
 
 /// A rollout's scores and the versions that they are of.

@@ -8,6 +8,8 @@ use plumbline_core::{ComputeDevice, FloatType, Kernels};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
+use crate::verify::VerifyArguments;
+
 /// The independent ruler for engine-versus-trainer log-probabilities.
 #[derive(Debug, Parser)]
 #[command(
@@ -28,6 +30,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the service: rollout workers POST, Prometheus scrapes.
     Serve(ServeArguments),
+    /// Score recorded rollouts and say how far the engine is from the reference: a trainer's dump, saved engine responses.
+    Verify(VerifyArguments),
     /// See the main job in one command: the real service, the embedded model, recordings of a real vLLM.
     Demo(DemoArguments),
     /// Measure this machine.
@@ -56,6 +60,38 @@ pub(crate) struct ServeArguments {
 /// Flags that override configuration keys of the same name.
 #[derive(Clone, Debug, Default, Args, Serialize)]
 pub(crate) struct Flags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    reference: ReferenceFlags,
+    /// Address and port; anything but loopback needs --api-key-file or --no-auth [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Folder that checkpoints may be loaded from while serving; may be given several times
+    #[arg(long, value_name = "DIR")]
+    weights_root: Option<Vec<PathBuf>>,
+    /// Folder whose finished subfolders (step_42/STABLE) are loaded as they appear; also a weights root
+    #[arg(long, value_name = "DIR")]
+    weights_watch: Option<PathBuf>,
+    /// Versions of the weights that rollouts can be scored with [default: 2]
+    #[arg(long, value_name = "N")]
+    keep_versions: Option<usize>,
+    /// Tokens that may wait before requests get 429 [default: 1048576]
+    #[arg(long, value_name = "N")]
+    max_queue_tokens: Option<usize>,
+    /// File with one API key a line; requests then need `Authorization: Bearer KEY`
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Serve without API keys on an address that is not loopback
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    no_auth: Option<bool>,
+    /// Log format: text or json [default: text]
+    #[arg(long)]
+    log_format: Option<String>,
+}
+
+/// Flags of the reference, for every command that loads one as the configuration says.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+pub(crate) struct ReferenceFlags {
     /// The reference model: a folder with config.json and safetensors, a GGUF file, or a Hugging Face hub id [default: the
     /// embedded model]
     #[arg(long, value_name = "DIR|FILE.gguf|HUB-ID")]
@@ -68,10 +104,7 @@ pub(crate) struct Flags {
     adapter: Option<PathBuf>,
     /// Version of the reference's weights, an opaque string
     #[arg(long, value_name = "V")]
-    policy_version: Option<String>,
-    /// Address and port; anything but loopback needs --api-key-file or --no-auth [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) policy_version: Option<String>,
     /// Where the reference runs: auto, cpu, cuda:N, metal, or several GPUs, cuda:0,1 [default: auto]
     #[arg(long)]
     device: Option<String>,
@@ -90,30 +123,9 @@ pub(crate) struct Flags {
     /// Implementation of the model's operations: auto, generic [default: auto]
     #[arg(long)]
     kernels: Option<String>,
-    /// Folder that checkpoints may be loaded from while serving; may be given several times
-    #[arg(long, value_name = "DIR")]
-    weights_root: Option<Vec<PathBuf>>,
-    /// Folder whose finished subfolders (step_42/STABLE) are loaded as they appear; also a weights root
-    #[arg(long, value_name = "DIR")]
-    weights_watch: Option<PathBuf>,
-    /// Versions of the weights that rollouts can be scored with [default: 2]
-    #[arg(long, value_name = "N")]
-    keep_versions: Option<usize>,
     /// Tokens of one forward [default: 8192]
     #[arg(long, value_name = "N")]
     max_batch_tokens: Option<usize>,
-    /// Tokens that may wait before requests get 429 [default: 1048576]
-    #[arg(long, value_name = "N")]
-    max_queue_tokens: Option<usize>,
-    /// File with one API key a line; requests then need `Authorization: Bearer KEY`
-    #[arg(long, value_name = "FILE")]
-    api_key_file: Option<PathBuf>,
-    /// Serve without API keys on an address that is not loopback
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    no_auth: Option<bool>,
-    /// Log format: text or json [default: text]
-    #[arg(long)]
-    log_format: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -8,11 +8,13 @@ mod embedded;
 mod facts;
 mod logging;
 mod memory;
+mod offline;
 mod reference;
 mod selfcheck;
 mod serve;
 mod template;
 mod threads;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(arguments) => runtime()?.block_on(serve::run(&arguments)),
         Command::Demo(arguments) => runtime()?.block_on(demo::run(&arguments)),
         Command::Bench { command: BenchCommand::Score(arguments) } => runtime()?.block_on(bench::score(&arguments)),
+        Command::Verify(arguments) => return runtime()?.block_on(verify::run(&arguments)),
         Command::Selfcheck(arguments) => return selfcheck::run(&arguments),
         Command::Config { command } => config_command::run(&command),
     };

@@ -19,10 +19,17 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// What loads the configured model, or the embedded one, and later checkpoints of it, onto each of the configured devices.
 pub(crate) fn source(config: &Config) -> ReferenceSource {
+    source_and_base(config).0
+}
+
+/// The same, and the model that it will have found once the reference is loaded.
+pub(crate) fn source_and_base(config: &Config) -> (ReferenceSource, Arc<Base>) {
     let base = Arc::new(Base::new(config.model.clone(), config.revision.clone()));
     let source =
         ReferenceSource::together(config.device.as_slice().iter().map(|device| source_on(*device, config, &base)));
-    source.with_knowledge(move || base.found().map(|model| facts::knowledge(&model)).unwrap_or_default())
+    let own = Arc::clone(&base);
+    let source = source.with_knowledge(move || own.found().map(|model| facts::knowledge(&model)).unwrap_or_default());
+    (source, base)
 }
 
 /// The part of one device.
@@ -57,8 +64,9 @@ fn source_on(device: ComputeDevice, config: &Config, base: &Arc<Base>) -> Refere
     })
 }
 
-/// The model that the server was started with. It is found once, so that all devices hold the same.
-struct Base {
+/// The model that a command was started with. It is found once, so that all devices hold the same.
+#[derive(Debug)]
+pub(crate) struct Base {
     model: Option<PathBuf>,
     revision: Option<String>,
     found: Mutex<Option<ModelSource>>,
@@ -82,7 +90,8 @@ impl Base {
         Ok(found.insert(model).clone())
     }
 
-    fn found(&self) -> Option<ModelSource> {
+    /// `None` until the reference is loaded.
+    pub(crate) fn found(&self) -> Option<ModelSource> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -1,5 +1,7 @@
 //! What a floor expects of tokens that it did not measure.
 
+use plumbline_core::{LogprobsMode, Rollout};
+
 use super::buckets::{BUCKETS, BucketSums, Sums, bucket_of};
 use crate::SequenceComparison;
 
@@ -112,6 +114,13 @@ impl FloorCurve {
     pub fn at_temperature(&self, temperature: f64) -> Self {
         let scale = if temperature > 0.0 && temperature.is_finite() { self.scale / temperature } else { self.scale };
         Self { scale, ..self.clone() }
+    }
+
+    /// The curve for the logprobs of a rollout: at its temperature, unless they are raw or it was sampled greedily.
+    #[must_use]
+    pub fn of_rollout(&self, rollout: &Rollout) -> Self {
+        let raw = rollout.logprobs_mode == LogprobsMode::Raw || rollout.sampling.is_greedy();
+        self.at_temperature(if raw { 1.0 } else { rollout.sampling.temperature })
     }
 
     /// What a faithful engine shows on one token.

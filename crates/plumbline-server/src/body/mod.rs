@@ -5,7 +5,6 @@ mod exchanges;
 mod findings;
 #[cfg(test)]
 mod fuzz;
-mod non_finite;
 mod origin;
 mod receive;
 mod resolve;
@@ -38,7 +37,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<VerificationRequest, Problem> {
     if error.classify() == Category::Data {
         return Err(locate(body, &error));
     }
-    let Some(quoted) = non_finite::quote_non_finite(body) else {
+    let Some(quoted) = plumbline_engines::quote_non_finite(body) else {
         return Err(explain(body, &error, |_, column| column));
     };
     serde_json::from_slice(&quoted.bytes)

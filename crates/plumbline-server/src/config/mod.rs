@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use plumbline_core::{ComputeDevices, FloatType, Kernels};
+use plumbline_core::{ComputeDevices, FloatType, Kernels, ModelLimits};
 use plumbline_divergence::{DriftConfig, MonitorConfig, VerdictLevels};
+use plumbline_probe::PieceLimits;
 use plumbline_scheduler::SchedulerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -250,6 +251,22 @@ impl Config {
             aside_share: self.aside_share,
             max_aside_jobs: MAX_ASIDE_JOBS,
         }
+    }
+
+    /// Sizes of jobs beside scoring.
+    #[must_use]
+    pub fn piece_limits(&self) -> PieceLimits {
+        PieceLimits { tokens: self.aside_tokens, longest: self.aside_max_tokens }
+    }
+
+    /// What a sequence may be, for a model with these limits.
+    #[must_use]
+    pub fn sequence_limits(&self, model: &ModelLimits) -> ModelLimits {
+        let max_positions = match self.max_sequence_tokens {
+            0 => model.max_positions,
+            configured => configured.min(model.max_positions),
+        };
+        ModelLimits { max_positions, ..*model }
     }
 
     /// Every folder that checkpoints may be loaded from.

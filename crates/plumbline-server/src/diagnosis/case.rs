@@ -4,18 +4,12 @@ use std::sync::Arc;
 
 use plumbline_core::{Rollout, TokenScores};
 use plumbline_divergence::{Diagnosis, Finding, Floor, SequenceComparison, TokenFloor};
+use plumbline_probe::PublishedFloor;
 
 use crate::floors::MeasuredFloor;
 
 /// Tokens of a request at most that waits without anybody waiting for it: its suspicious sequences come first.
 const OFFERED_TOKENS: usize = 1 << 15;
-
-/// Mean `|d|` in nats of healthy bf16 engines where no floor of the model itself is known: 0.010 to 0.018 are published
-/// (miles, vime, TRL).
-const PUBLISHED_MAE: f64 = 0.015;
-
-/// Root mean square of `d` over its mean `|d|` in healthy bf16 engines: heavier tails than a Gaussian's 1.25.
-const PUBLISHED_SPREAD: f64 = 2.0;
 
 /// The rollouts of one request, with everything that is known of them.
 #[derive(Debug)]
@@ -56,9 +50,7 @@ impl Floor for CaseFloor {
     fn token(&self, entropy: f64) -> TokenFloor {
         match self {
             Self::Measured(measured) => measured.curve.token(entropy),
-            Self::Published => {
-                TokenFloor { mean_abs: PUBLISHED_MAE, mean_square: (PUBLISHED_MAE * PUBLISHED_SPREAD).powi(2) }
-            }
+            Self::Published => PublishedFloor.token(entropy),
         }
     }
 }

@@ -6,7 +6,6 @@
 
 mod budget;
 mod case;
-mod prober;
 mod runner;
 mod waiting;
 
@@ -25,7 +24,6 @@ pub(crate) use self::waiting::Room;
 use self::waiting::{Asked, Waiting};
 use crate::config::Config;
 use crate::metrics::ServiceMetrics;
-use crate::pieces::PieceLimits;
 use crate::weights::ModelKnowledge;
 
 /// What finds causes: `plumbline_divergence::diagnose`.
@@ -69,7 +67,7 @@ impl Diagnoses {
             waiting: Arc::clone(&waiting),
             scheduler,
             metrics: metrics.clone(),
-            limits: PieceLimits::of(config),
+            limits: config.piece_limits(),
             request_tokens: config.diagnosis_request_tokens,
             known,
             diagnose,

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use plumbline_divergence::{Diagnosis, DiagnosisConfig, DiagnosisInput, SuspectSequence};
+use plumbline_probe::{AsideProber, PieceLimits};
 use plumbline_scheduler::Scheduler;
 
-use super::prober::AsideProber;
 use super::waiting::{Asked, Next, Offered, Waiting};
 use super::{Case, Diagnose, Heard};
 use crate::metrics::ServiceMetrics;
-use crate::pieces::PieceLimits;
 use crate::weights::ModelKnowledge;
 
 pub(crate) struct Runner {

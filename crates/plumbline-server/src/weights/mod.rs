@@ -5,12 +5,13 @@ mod confine;
 mod version;
 mod watch;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plumbline_core::{ReferenceInfo, ReferenceModel, TokenText};
 use plumbline_divergence::ModelFacts;
-use plumbline_scheduler::{Scheduler, UpdateError};
+use plumbline_scheduler::{Observer, Scheduler, SchedulerConfig, UpdateError};
 
 pub(crate) use self::availability::{Availability, Wanted, available};
 pub(crate) use self::confine::{ConfineError, Confined};
@@ -87,6 +88,45 @@ impl ReferenceSource {
         }
         Self { initial, versions, facts }
     }
+}
+
+impl ReferenceSource {
+    /// Starts a scheduler that loads the reference, for a command that scores without serving. Versions are left out.
+    ///
+    /// # Errors
+    /// A limit of `config` is out of its range, or a thread could not be spawned.
+    pub fn start(self, config: SchedulerConfig, observer: Arc<dyn Observer>) -> io::Result<StartedReference> {
+        let scheduler = Scheduler::start_copies(config, observer, self.initial)?;
+        Ok(StartedReference { scheduler, facts: self.facts })
+    }
+}
+
+/// A reference that scores without being served.
+pub struct StartedReference {
+    /// Where it is loaded and scores.
+    pub scheduler: Scheduler,
+    facts: Option<ResidentFacts>,
+}
+
+impl StartedReference {
+    /// What is known of it beside its identity, once it is resident.
+    #[must_use]
+    pub fn knowledge(&self, info: &ReferenceInfo) -> ModelKnowledge {
+        knowledge_of(info, self.facts.as_ref())
+    }
+}
+
+impl std::fmt::Debug for StartedReference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StartedReference").field("scheduler", &self.scheduler).finish_non_exhaustive()
+    }
+}
+
+/// What is known of a resident reference.
+pub(crate) fn knowledge_of(info: &ReferenceInfo, facts: Option<&ResidentFacts>) -> ModelKnowledge {
+    let ModelKnowledge { facts, text } = facts.map(|facts| facts()).unwrap_or_default();
+    let facts = ModelFacts { eos_token_ids: info.eos_token_ids.clone(), vocab_size: info.limits.vocab_size, ..facts };
+    ModelKnowledge { facts, text }
 }
 
 impl std::fmt::Debug for ReferenceSource {

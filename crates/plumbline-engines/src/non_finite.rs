@@ -8,22 +8,25 @@ const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
 
 /// A body whose bare words stand in quotes.
 #[derive(Debug)]
-pub(super) struct Quoted {
-    pub(super) bytes: Vec<u8>,
+pub struct Quoted {
+    /// The body.
+    pub bytes: Vec<u8>,
     /// Line (from 1) and column (from 1) after each quoted word, in `bytes`.
     ends: Vec<(usize, usize)>,
 }
 
 impl Quoted {
     /// The column in the original body of a position in [`Quoted::bytes`]; quoting adds no lines.
-    pub(super) fn original_column(&self, line: usize, column: usize) -> usize {
+    #[must_use]
+    pub fn original_column(&self, line: usize, column: usize) -> usize {
         let before = self.ends.iter().filter(|(end_line, end)| *end_line == line && *end <= column).count();
         column.saturating_sub(2 * before)
     }
 }
 
 /// Puts bare `NaN`, `Infinity` and `-Infinity` outside strings in quotes; `None` if there are none.
-pub(super) fn quote_non_finite(body: &[u8]) -> Option<Quoted> {
+#[must_use]
+pub fn quote_non_finite(body: &[u8]) -> Option<Quoted> {
     let mut quoted = Quoted { bytes: Vec::new(), ends: Vec::new() };
     let (mut copied, mut index) = (0, 0);
     let (mut line, mut line_start) = (1, 0);

@@ -5,26 +5,18 @@ use std::ops::Range;
 use plumbline_core::{ModelError, PackedBatch, ReferenceModel, ScoringSequence, TokenScores, Variant};
 use plumbline_scheduler::Models;
 
-use crate::config::Config;
-
 /// Sizes of jobs, in tokens of a forward.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PieceLimits {
+pub struct PieceLimits {
     /// Of a job with several sequences.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
     /// Of a single sequence, which cannot be cut.
-    pub(crate) longest: usize,
-}
-
-impl PieceLimits {
-    pub(crate) fn of(config: &Config) -> Self {
-        Self { tokens: config.aside_tokens, longest: config.aside_max_tokens }
-    }
+    pub longest: usize,
 }
 
 /// Why a job gave no numbers.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PieceError {
+pub enum PieceError {
     /// The version of the weights has left.
     #[error("policy version {0:?} is no longer resident")]
     Gone(String),

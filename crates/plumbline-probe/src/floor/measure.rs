@@ -8,7 +8,7 @@ use plumbline_divergence::{FloorHead, FloorSample, NoiseFloor};
 use plumbline_scheduler::{AsideError, Models, Scheduler};
 
 use super::sampling::Draft;
-use super::{FloorError, RecentTraffic, Source};
+use super::{FloorError, FloorSource, RecentTraffic};
 use crate::pieces::{PieceError, PieceLimits, cut, score_piece};
 
 /// How soon to try again when too many jobs wait.
@@ -23,25 +23,32 @@ const MOST_DRAFTS: u64 = 64;
 /// Forwards of a measurement on recent traffic, in multiples of the tokens that it measures: context counts.
 const MOST_CONTEXT: usize = 4;
 
-/// What measurements need.
-pub(super) struct Measurement<'a> {
-    pub(super) scheduler: &'a Scheduler,
-    pub(super) recent: &'a RecentTraffic,
-    pub(super) limits: PieceLimits,
+/// A measurement, and what it needs.
+#[derive(Debug)]
+pub struct FloorMeasurement<'a> {
+    /// Where the model is.
+    pub scheduler: &'a Scheduler,
+    /// What to measure on, if it has enough.
+    pub recent: &'a RecentTraffic,
+    /// Sizes of jobs.
+    pub limits: PieceLimits,
     /// Measured tokens at most, but for the rest of the last sequence.
-    pub(super) tokens: usize,
+    pub tokens: usize,
 }
 
-impl Measurement<'_> {
+impl FloorMeasurement<'_> {
     /// Measures the floor of one version.
-    pub(super) async fn run(&self, info: &Arc<ReferenceInfo>) -> Result<(NoiseFloor, Source), FloorError> {
+    ///
+    /// # Errors
+    /// [`FloorError`].
+    pub async fn run(&self, info: &Arc<ReferenceInfo>) -> Result<(NoiseFloor, FloorSource), FloorError> {
         let heads = self.supported_heads(info).await?;
         if heads.is_empty() {
             return Err(FloorError::Unsupported);
         }
         let (sequences, source) = match self.traffic() {
-            Some(sequences) => (sequences, Source::Traffic),
-            None => (self.sampled(info).await?, Source::Sampled),
+            Some(sequences) => (sequences, FloorSource::Traffic),
+            None => (self.sampled(info).await?, FloorSource::Sampled),
         };
         Ok((self.measure(info, sequences, &heads).await?, source))
     }

@@ -17,18 +17,22 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOGIT_BYTES: usize = 64 << 20;
 
 /// Asks the model in small jobs, with a limit of tokens and of time.
-pub(crate) struct AsideProber<'a> {
-    pub(crate) scheduler: &'a Scheduler,
-    pub(crate) limits: PieceLimits,
+#[allow(missing_debug_implementations, reason = "borrows closures")]
+pub struct AsideProber<'a> {
+    /// Where the model is.
+    pub scheduler: &'a Scheduler,
+    /// Sizes of jobs.
+    pub limits: PieceLimits,
     /// Tokens of forwards that are left.
-    pub(crate) tokens_left: usize,
-    pub(crate) deadline: Option<Instant>,
+    pub tokens_left: usize,
+    /// When to stop asking.
+    pub deadline: Option<Instant>,
     /// Whether to stop for another reason.
-    pub(crate) give_up: &'a dyn Fn() -> bool,
+    pub give_up: &'a dyn Fn() -> bool,
     /// The text of tokens, if the model has a tokenizer.
-    pub(crate) text: Option<&'a dyn TokenText>,
+    pub text: Option<&'a dyn TokenText>,
     /// What [`Prober::supports`] found out.
-    pub(crate) supported: RefCell<Vec<(Variant, bool)>>,
+    pub supported: RefCell<Vec<(Variant, bool)>>,
 }
 
 impl AsideProber<'_> {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// A bounded memory of sequences, each cut to what one job can score.
 #[derive(Debug)]
-pub(crate) struct RecentTraffic {
+pub struct RecentTraffic {
     /// Tokens of one sequence at most, context included.
     piece_tokens: usize,
     /// Scored tokens of all together, from which on the oldest go.
@@ -19,13 +19,14 @@ pub(crate) struct RecentTraffic {
 }
 
 impl RecentTraffic {
-    /// `limit` = 0 keeps nothing.
-    pub(crate) fn new(piece_tokens: usize, limit: usize) -> Self {
+    /// Sequences of at most `piece_tokens` tokens, with `limit` scored tokens together; `limit` = 0 keeps nothing.
+    #[must_use]
+    pub fn new(piece_tokens: usize, limit: usize) -> Self {
         Self { piece_tokens, limit, kept: Mutex::default(), tokens: watch::Sender::new(0) }
     }
 
     /// Takes note of answered rollouts.
-    pub(crate) fn add(&self, rollouts: &[Rollout]) {
+    pub fn add(&self, rollouts: &[Rollout]) {
         if self.limit == 0 {
             return;
         }
@@ -53,13 +54,14 @@ impl RecentTraffic {
     }
 
     /// Everything that is kept, oldest first, if it has at least so many scored tokens.
-    pub(crate) fn sequences(&self, at_least: usize) -> Option<Vec<ScoringSequence>> {
+    #[must_use]
+    pub fn sequences(&self, at_least: usize) -> Option<Vec<ScoringSequence>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         (*self.tokens.borrow() >= at_least).then(|| kept.iter().cloned().collect())
     }
 
     /// Waits until so many scored tokens are kept.
-    pub(crate) async fn has(&self, tokens: usize) {
+    pub async fn has(&self, tokens: usize) {
         let mut kept = self.tokens.subscribe();
         // The sender lives as long as `self`.
         let _ = kept.wait_for(|kept| *kept >= tokens).await;

@@ -3,18 +3,12 @@
 //! Measured on a slice of recent traffic. While there is too little of that, on text sampled from the reference itself, and
 //! once more on traffic as soon as there is enough.
 
-mod measure;
-mod recent;
-mod sampling;
-
 use plumbline_divergence::NoiseFloor;
+use plumbline_probe::{FloorError, FloorMeasurement, FloorSource, PieceError, RecentTraffic};
 use plumbline_scheduler::{AsideError, Scheduler};
 
-use self::measure::Measurement;
-pub(crate) use self::recent::RecentTraffic;
 use crate::config::Config;
 use crate::metrics::ServiceMetrics;
-use crate::pieces::{PieceError, PieceLimits};
 
 /// How far the floor of the current version is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,28 +48,6 @@ impl FloorState {
     }
 }
 
-/// Why there is no floor.
-#[derive(Debug, thiserror::Error)]
-enum FloorError {
-    #[error("the reference cannot simulate a bf16 engine")]
-    Unsupported,
-    #[error("there is no traffic to measure it on yet, and the reference cannot be sampled from: {0}")]
-    NoText(String),
-    #[error("too few of the measured tokens are of use")]
-    TooFew,
-    #[error(transparent)]
-    Piece(#[from] PieceError),
-    #[error(transparent)]
-    Aside(#[from] AsideError),
-}
-
-/// On what a floor was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Sampled,
-    Traffic,
-}
-
 /// Measures the floor of every version that becomes the current one, and passes it to `store` with the version's name; `store`
 /// says whether it is of use. Never returns.
 pub(crate) async fn keep_measured(
@@ -90,7 +62,7 @@ pub(crate) async fn keep_measured(
         metrics.set_floor_state(FloorState::Off);
         return std::future::pending().await;
     }
-    let measurement = Measurement { scheduler, recent, limits: PieceLimits::of(config), tokens };
+    let measurement = FloorMeasurement { scheduler, recent, limits: config.piece_limits(), tokens };
     loop {
         let Some(info) = scheduler.reference() else { return std::future::pending().await };
         let version = info.policy_version.as_str();
@@ -100,8 +72,8 @@ pub(crate) async fn keep_measured(
             false => Err(FloorError::TooFew),
         });
         let state = match result {
-            Ok(Source::Traffic) => FloorState::Traffic,
-            Ok(Source::Sampled) => FloorState::Sampled,
+            Ok(FloorSource::Traffic) => FloorState::Traffic,
+            Ok(FloorSource::Sampled) => FloorState::Sampled,
             Err(FloorError::Unsupported) => {
                 // Of all versions: they differ in nothing but their weights.
                 tracing::info!(model = info.model, "no noise floor: the reference cannot simulate a bf16 engine");

@@ -1,0 +1,71 @@
+//! What is wrong with a dump, and where.
+
+use std::path::PathBuf;
+
+/// What is wrong with a dump: the file, the place in it and the reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct DumpError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Line where the record begins, from 1; `None` where the file as a whole is in the way.
+    pub line: Option<u64>,
+    /// Field of the record, as a path into it.
+    pub field: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+impl DumpError {
+    fn text(&self) -> String {
+        let mut text = self.path.display().to_string();
+        if let Some(line) = self.line {
+            text.push_str(&format!(", line {line}"));
+        }
+        if let Some(field) = &self.field {
+            text.push_str(&format!(", field {field}"));
+        }
+        format!("{text}: {}", self.reason)
+    }
+}
+
+/// What is wrong with one record, whatever file it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) field: Option<String>,
+    pub(super) reason: String,
+}
+
+impl Fault {
+    pub(super) fn of(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), reason: reason.into() }
+    }
+
+    pub(super) fn record(reason: impl Into<String>) -> Self {
+        Self { field: None, reason: reason.into() }
+    }
+
+    /// The same fault of an element of the record.
+    pub(super) fn within(self, parent: &str) -> Self {
+        let field = match self.field {
+            Some(field) => format!("{parent}.{field}"),
+            None => parent.to_owned(),
+        };
+        Self { field: Some(field), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_where() {
+        let error = DumpError { path: "a.jsonl".into(), line: Some(3), field: None, reason: "is empty".into() };
+        assert_eq!(error.to_string(), "a.jsonl, line 3: is empty");
+        let error = DumpError { field: Some("logprobs[2]".into()), ..error };
+        assert_eq!(error.to_string(), "a.jsonl, line 3, field logprobs[2]: is empty");
+        let fault = Fault::of("logprobs", "no").within("sequences[1]");
+        assert_eq!(fault.field.as_deref(), Some("sequences[1].logprobs"));
+    }
+}
