@@ -9,7 +9,9 @@
 
 mod bad_input;
 mod commands;
+mod compare;
 mod concurrency;
+mod fake_engine;
 #[cfg(feature = "hub")]
 mod hub;
 mod lifecycle;

@@ -4,8 +4,9 @@
 //! [`Rollout`](plumbline_core::Rollout)s in them: exact token ids, logprobs, sampling parameters, and what the logprobs mean.
 //! Nothing is re-tokenised and nothing is guessed: what a body does not hold is an [`ExchangeError`] that names the
 //! request flag which would have brought it. [`dumps`] reads files of recorded rollouts: trainers' dumps, saved exchanges,
-//! Plumbline's own forms.
+//! Plumbline's own forms. [`drivers`] ask engines over HTTP and hand back such bodies.
 
+pub mod drivers;
 pub mod dumps;
 mod exchange;
 mod non_finite;

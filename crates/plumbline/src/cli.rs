@@ -8,6 +8,7 @@ use plumbline_core::{ComputeDevice, FloatType, Kernels};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
+use crate::compare::CompareArguments;
 use crate::verify::VerifyArguments;
 
 /// The independent ruler for engine-versus-trainer log-probabilities.
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     /// See the main job in one command: the real service, the embedded model, recordings of a real vLLM.
     Demo(DemoArguments),
+    /// Compare live engines over a prompt set, with the reference and with each other.
+    Compare(CompareArguments),
     /// Measure this machine.
     Bench {
         #[command(subcommand)]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod compare;
 mod config_command;
 mod demo;
 mod embedded;
@@ -44,6 +45,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Serve(arguments) => runtime()?.block_on(serve::run(&arguments)),
         Command::Demo(arguments) => runtime()?.block_on(demo::run(&arguments)),
+        Command::Compare(arguments) => return Ok(runtime()?.block_on(compare::run(&arguments))),
         Command::Bench { command: BenchCommand::Score(arguments) } => runtime()?.block_on(bench::score(&arguments)),
         Command::Verify(arguments) => return runtime()?.block_on(verify::run(&arguments)),
         Command::Selfcheck(arguments) => return selfcheck::run(&arguments),

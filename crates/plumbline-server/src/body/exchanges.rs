@@ -76,12 +76,7 @@ fn named(
 }
 
 /// A rollout with its place, and the request's version of the weights if the body names none.
-fn with_origin(
-    own: ExchangeRollout,
-    place: ExchangePlace,
-    shared: &Shared,
-    findings: &mut Findings,
-) -> Read {
+fn with_origin(own: ExchangeRollout, place: ExchangePlace, shared: &Shared, findings: &mut Findings) -> Read {
     let ExchangeRollout { mut rollout, places, cached_tokens, .. } = own;
     let mut exchange = place;
     if rollout.policy_version.is_none() && rollout.weight_versions.is_empty() {

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use anyhow::Context;
 use plumbline_core::TokenText;
 use plumbline_divergence::{
-    Diagnosis, DiagnosisConfig, DiagnosisInput, Finding, FloorCurve, RunDiagnosis, RunSequence,
-    SuspectSequence, Verdict, VerdictLevels, diagnose,
+    Diagnosis, DiagnosisConfig, DiagnosisInput, Finding, FloorCurve, RunDiagnosis, RunSequence, SuspectSequence,
+    Verdict, VerdictLevels, diagnose,
 };
 use plumbline_probe::{AsideProber, PieceLimits, PublishedFloor, RecentTraffic};
 use plumbline_report::{Collector, Observed, TokenTable};

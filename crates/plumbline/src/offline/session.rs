@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
@@ -356,7 +356,7 @@ impl Session {
             known.not_scored = tally.not_scored;
         }
         let causes = facts.engines.iter().map(|(engine, facts)| (engine.clone(), facts.diagnosis.clone())).collect();
-        let report = collector.finish(facts, text.as_ref().map(|text| text as _));
+        let report = collector.finish(facts, text.as_deref());
         let out = &self.arguments.out;
         let mut files =
             report.write_to(out).with_context(|| format!("cannot write the report to {}", out.display()))?;
