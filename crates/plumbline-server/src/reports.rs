@@ -184,8 +184,8 @@ fn collect(views: &[GroupView], sequences: &[Arc<StoredSequence>], levels: &Verd
 
 fn totals(view: &GroupView) -> Totals {
     let points = |named: &[NamedPoint], rest: &PointSums| {
-        let named = named.iter().map(|point| (point.name.clone(), point.sums.clone()));
-        named.chain((rest.sequences > 0).then(|| (None, rest.clone()))).collect()
+        let named = named.iter().map(|point| (point.name.clone(), point.sums));
+        named.chain((rest.sequences > 0).then_some((None, *rest))).collect()
     };
     Totals {
         statistics: view.totals.statistics.clone(),

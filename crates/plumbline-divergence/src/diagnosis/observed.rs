@@ -49,6 +49,10 @@ pub(super) struct Observed {
 /// Share of the sequence's mean floor that the scale of every token has at least. Noise that does not shrink with the
 /// entropy as the floor does is common: rounded logprobs, an engine whose head is coarser than its body.
 const SHARE_OF_MEAN: f64 = 0.3;
+/// Noise of a truncated distribution's logprobs, in multiples of that of all tokens: what is kept differs too. Logits of a bf16
+/// head tie at the edge, and an engine keeps all that tie. A healthy vLLM in bf16 (the processed recordings) shows 1.0 floors
+/// with temperature alone, 1.3 with min-p 0.05 and 1.5 with top-k 20.
+const TRUNCATED: f64 = 1.5;
 /// Smallest scale in nats: where the floor is unmeasurably small, rounding of f32 is not.
 const SMALLEST_SCALE: f64 = 1e-6;
 
@@ -63,13 +67,16 @@ impl Observed {
             _ if sampling.is_greedy() => 1.0,
             LogprobsMode::Temperature | LogprobsMode::Processed => sampling.temperature,
         };
+        let truncates = sampling.top_k > 0 || sampling.top_p != 1.0 || sampling.min_p != 0.0;
+        let is_truncated = rollout.logprobs_mode == LogprobsMode::Processed && truncates && !sampling.is_greedy();
+        let noise = if is_truncated { TRUNCATED } else { 1.0 } / temperature;
         let skipped = rollout.tokens_without_context();
         let compared = sequence.comparison.tokens.iter().enumerate().filter_map(|(at, token)| {
             let (engine, reference) = token.compared()?;
             let place = at.checked_sub(skipped)?;
             let expected = floor.token(*sequence.scores.entropy.get(place)?);
-            let mean = expected.mean_abs / temperature;
-            let square = expected.mean_square / temperature.powi(2);
+            let mean = expected.mean_abs * noise;
+            let square = expected.mean_square * noise.powi(2);
             Some(Token {
                 at,
                 place,

@@ -6,7 +6,7 @@ use super::DumpOptions;
 use super::error::Fault;
 
 /// What a record says of its sampling and its logprobs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said {
     pub(super) sampling: Option<Sampling>,
     pub(super) mode: Option<LogprobsMode>,

@@ -96,9 +96,12 @@ impl Record {
     }
 }
 
+/// A temperature, if it is known, and the mask of its tokens.
+type Part = (Option<f64>, Vec<bool>);
+
 /// The temperatures of the tokens in the mask, each with the mask of its own tokens: a rollout has one temperature, so that a
 /// sequence with several (turns that were sampled differently) becomes several, each of which masks the tokens of the others.
-fn by_temperature(temperatures: Option<&[f64]>, mask: &[bool]) -> Result<Vec<(Option<f64>, Vec<bool>)>, Fault> {
+fn by_temperature(temperatures: Option<&[f64]>, mask: &[bool]) -> Result<Vec<Part>, Fault> {
     let Some(temperatures) = temperatures else { return Ok(vec![(None, mask.to_vec())]) };
     same_length("temperatures", temperatures.len(), mask.len())?;
     let mut distinct: Vec<f64> = Vec::new();

@@ -173,6 +173,7 @@ impl<'a> At<'a> {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
 enum RefusedId {
     Type,
     Impossible,

@@ -55,8 +55,11 @@ fn default_of(engine: EngineKind) -> Sampling {
     }
 }
 
+/// Whether a value of a field is one that changes the distribution.
+type Changes = fn(&Value) -> bool;
+
 /// Names of request fields that change the distribution in a way that is not reproduced, and when they do.
-const BEYOND: [(&str, fn(&Value) -> bool); 32] = [
+const BEYOND: [(&str, Changes); 32] = [
     ("logit_bias", holds_something),
     ("bad_words", holds_something),
     ("bad", holds_something),

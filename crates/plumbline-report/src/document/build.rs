@@ -14,7 +14,7 @@ use super::{
     CrossDocument, Document, EngineDocument, FloorDocument, GLOSSARY, LabelDocument, SCHEMA_VERSION, SIGN,
     SequencesDocument,
 };
-use crate::collector::{EngineSums, Labels, OTHER, SequenceRow};
+use crate::collector::{EngineSums, Labels, OTHER};
 use crate::facts::{CrossComparison, EngineFacts, Facts};
 use crate::limits::CollectorLimits;
 
@@ -200,7 +200,7 @@ impl EngineDocument {
             sequences: SequencesDocument {
                 total: sums.observed,
                 sampled: sums.rows.seen() > rows.len() as u64,
-                rows: rows.into_iter().map(SequenceRow::clone).collect(),
+                rows: rows.into_iter().cloned().collect(),
             },
         }
     }

@@ -72,7 +72,7 @@ fn coloured(font: FontDesc<'static>, colour: RGBColor) -> TextStyle<'static> {
     TextStyle { color: colour.to_backend_color(), ..TextStyle::from(font) }
 }
 
-pub(super) fn right(style: TextStyle<'static>) -> TextStyle<'static> {
+pub(super) fn right(style: &TextStyle<'static>) -> TextStyle<'static> {
     style.pos(Pos::new(HPos::Right, VPos::Top))
 }
 

@@ -72,7 +72,7 @@ pub(super) fn draw(root: &Area<'_>, document: &Document) -> Result<(), ReportErr
     let head = letters(16, SOFT);
     text("engine", &head, (MARGIN, TABLE_TOP + 4))?;
     for (end, name) in COLUMNS {
-        text(name, &right(head.clone()), (end, TABLE_TOP + 4))?;
+        text(name, &right(&head), (end, TABLE_TOP + 4))?;
     }
     for (line, engine) in document.engines.iter().take(ENGINES).enumerate() {
         row(root, engine, line, document.engines.len() > 1)?;
@@ -104,7 +104,7 @@ fn row(root: &Area<'_>, engine: &EngineDocument, line: usize, coloured: bool) ->
         number(metrics.bernoulli_kl, 3),
         count(metrics.tokens),
     ];
-    let style = right(letters(18, INK));
+    let style = right(&letters(18, INK));
     for ((end, _), value) in COLUMNS.into_iter().zip(values) {
         root.draw_text(&value, &style, (end, top + 4)).map_err(failed)?;
     }

@@ -54,7 +54,10 @@ pub(crate) fn comparison(id: &str, tokens: Vec<TokenComparison>) -> SequenceComp
 /// `tokens` tokens with this `d`, of which every other one has the opposite sign.
 pub(crate) fn even(id: &str, tokens: usize, delta: f64) -> SequenceComparison {
     let each = |index: usize| {
-        token(-1.0 - index as f64 * 1e-3, -1.0 - index as f64 * 1e-3 + if index % 2 == 0 { delta } else { -delta })
+        token(
+            -1.0 - index as f64 * 1e-3,
+            -1.0 - index as f64 * 1e-3 + if index.is_multiple_of(2) { delta } else { -delta },
+        )
     };
     comparison(id, (0..tokens).map(each).collect())
 }

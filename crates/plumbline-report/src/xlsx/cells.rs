@@ -8,7 +8,7 @@ use rust_xlsxwriter::{
 const MAX_CHARS: usize = 8_000;
 
 /// The palette of all reports.
-pub(super) const SERIES: [u32; 6] = [0x0072_B2, 0xD55E00, 0x009E73, 0xB5568F, 0xB98500, 0x3A9BD6];
+pub(super) const SERIES: [u32; 6] = [0x00_72B2, 0xD5_5E00, 0x00_9E73, 0xB5_568F, 0xB9_8500, 0x3A_9BD6];
 
 /// Cell formats that several sheets use.
 pub(super) struct Styles {
