@@ -146,7 +146,7 @@ async fn bad_fields_are_refused_with_their_pointer() {
         (with("/sequences/0/logprobs", json!("no")), "invalid_type", "/sequences/0/logprobs"),
         (with("/sequences/0/logprob", json!([])), "unknown_field", "/sequences/0/logprob"),
         (with("/extra", json!(1)), "unknown_field", "/extra"),
-        (with("/exchanges", json!([])), "unknown_field", "/exchanges"),
+        (with("/exchanges", json!([])), "invalid_value", "/exchanges"),
         (with("/run", json!("")), "invalid_label", "/run"),
         (with("/engine", json!(null)), "invalid_type", "/engine"),
         (request(&json!([])), "empty_sequences", "/sequences"),
