@@ -8,29 +8,20 @@ Needs a Python with torch and transformers, as http_rate.py, and does the same w
 are the reference's own, so every verdict is `consistent`. The noise floor is measured while the requests run. The two servers take turns; the table has every round.
 """
 
-import argparse
 import json
 import os
 import pathlib
 import random
 import tempfile
 
-from http_rate import make_checkpoint, over_http, start
+from http_rate import arguments, make_checkpoint, over_http, start
 from side_by_side import groups, run
 
-HERE = pathlib.Path(__file__).resolve().parent
 NEITHER = {"PLUMBLINE_NOISE_FLOOR_TOKENS": "0", "PLUMBLINE_DIAGNOSIS_TOKENS_PER_MINUTE": "0"}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--groups", type=int, default=8)
-    parser.add_argument("--binary", default=str(HERE.parent / "target/release/plumbline"))
-    options = parser.parse_args()
-    options.binary = str(pathlib.Path(options.binary).resolve())
+    options = arguments(__doc__)
     lines = groups(random.Random(7), options.groups, 512, 8, 128)
     tokens = sum(len(line["prompt_token_ids"]) + len(line["completion_token_ids"]) for line in lines)
     with tempfile.TemporaryDirectory() as folder:

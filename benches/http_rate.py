@@ -67,8 +67,8 @@ def over_http(options, url, requests):
         return time.monotonic() - began
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clients", type=int, default=4)
@@ -76,6 +76,11 @@ def main():
     parser.add_argument("--binary", default=str(HERE.parent / "target/release/plumbline"))
     options = parser.parse_args()
     options.binary = str(pathlib.Path(options.binary).resolve())
+    return options
+
+
+def main():
+    options = arguments(__doc__)
     lines = groups(random.Random(7), options.groups, 512, 8, 128)
     tokens = sum(len(line["prompt_token_ids"]) + len(line["completion_token_ids"]) for line in lines)
     requests = []

@@ -9,9 +9,11 @@
 pub mod drivers;
 pub mod dumps;
 mod exchange;
+mod logprob;
 mod non_finite;
 
 pub use exchange::{
     EngineKind, Exchange, ExchangeError, ExchangeErrorCode, ExchangeRollout, Places, ReadExchange, read_exchange,
 };
+pub use logprob::Logprob;
 pub use non_finite::{Quoted, quote_non_finite};

@@ -49,3 +49,18 @@ impl Ask {
         body
     }
 }
+
+/// Every sampling parameter by the name that vLLM and SGLang both give it.
+pub(super) fn sampling_fields(sampling: &Sampling) -> Value {
+    // No top-k is -1 for SGLang and old versions of vLLM, 0 or -1 for new ones.
+    let top_k = if sampling.top_k > 0 { sampling.top_k } else { -1 };
+    json!({
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+    })
+}

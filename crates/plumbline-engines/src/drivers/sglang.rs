@@ -3,14 +3,14 @@
 use plumbline_core::{Sampling, TokenId};
 use serde_json::{Value, json};
 
-use super::ask::Ask;
+use super::ask::{Ask, sampling_fields};
 
 /// Ids in, ids out.
 pub(super) const GENERATE: &str = "/generate";
 
 /// The seed is honoured by servers started with `--enable-deterministic-inference`; others draw as they like.
 pub(super) fn generate(ask: &Ask) -> Value {
-    let mut parameters = sampling(&ask.sampling);
+    let mut parameters = sampling_fields(&ask.sampling);
     parameters["max_new_tokens"] = json!(ask.max_tokens);
     parameters["sampling_seed"] = json!(ask.seed);
     // The tokens of a stop condition are part of what was sampled.
@@ -20,7 +20,7 @@ pub(super) fn generate(ask: &Ask) -> Value {
 
 /// Logprobs of the input's own tokens, at temperature 1.
 pub(super) fn score(token_ids: &[TokenId]) -> Value {
-    let mut parameters = sampling(&Sampling::default());
+    let mut parameters = sampling_fields(&Sampling::default());
     parameters["max_new_tokens"] = json!(0);
     json!({"input_ids": token_ids, "sampling_params": parameters, "return_logprob": true, "logprob_start_len": 0})
 }
@@ -42,19 +42,6 @@ pub(super) fn scores(answer: &Value, token_ids: &[TokenId], completion: usize) -
             value.ok_or_else(|| format!("input_token_logprobs[{at}] has no logprob"))
         })
         .collect()
-}
-
-fn sampling(sampling: &Sampling) -> Value {
-    let top_k = if sampling.top_k > 0 { sampling.top_k } else { -1 };
-    json!({
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": top_k,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-    })
 }
 
 #[cfg(test)]

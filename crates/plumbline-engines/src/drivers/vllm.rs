@@ -3,7 +3,7 @@
 use plumbline_core::{Sampling, TokenId};
 use serde_json::{Value, json};
 
-use super::ask::Ask;
+use super::ask::{Ask, sampling_fields};
 
 /// Tokens in, tokens out. There only with `--enable-scale-out`.
 pub(super) const GENERATE: &str = "/inference/v1/generate";
@@ -11,7 +11,7 @@ pub(super) const GENERATE: &str = "/inference/v1/generate";
 pub(super) const COMPLETIONS: &str = "/v1/completions";
 
 pub(super) fn generate(ask: &Ask, model: &str) -> Value {
-    let mut parameters = sampling(&ask.sampling);
+    let mut parameters = sampling_fields(&ask.sampling);
     parameters["max_tokens"] = json!(ask.max_tokens);
     parameters["seed"] = json!(ask.seed);
     parameters["logprobs"] = json!(0);
@@ -20,7 +20,7 @@ pub(super) fn generate(ask: &Ask, model: &str) -> Value {
 
 pub(super) fn completions(ask: &Ask, model: &str) -> Value {
     let mut body = Value::Object(ask.openai_body(model, 0));
-    merge(&mut body, sampling(&ask.sampling));
+    merge(&mut body, sampling_fields(&ask.sampling));
     body["return_token_ids"] = json!(true);
     body
 }
@@ -29,7 +29,7 @@ pub(super) fn completions(ask: &Ask, model: &str) -> Value {
 pub(super) fn score(token_ids: &[TokenId], model: &str) -> Value {
     let mut body = json!({"model": model, "prompt": token_ids, "max_tokens": 1, "n": 1, "prompt_logprobs": 0,
         "return_token_ids": true});
-    merge(&mut body, sampling(&Sampling::default()));
+    merge(&mut body, sampling_fields(&Sampling::default()));
     body
 }
 
@@ -48,20 +48,6 @@ pub(super) fn scores(answer: &Value, token_ids: &[TokenId], completion: usize) -
             value.ok_or_else(|| format!("prompt_logprobs[{at}] has no logprob of token {id}"))
         })
         .collect()
-}
-
-fn sampling(sampling: &Sampling) -> Value {
-    // vLLM's word for no top-k is -1 in old versions and 0 or -1 in new ones.
-    let top_k = if sampling.top_k > 0 { sampling.top_k } else { -1 };
-    json!({
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": top_k,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-    })
 }
 
 fn merge(body: &mut Value, more: Value) {

@@ -7,8 +7,9 @@ use super::aligned::same_length;
 use super::error::Fault;
 use super::meaning::{Said, mode_named, settle};
 use super::plumbline::{Span, check};
-use super::values::{Kept, Logprob, Name, plain};
+use super::values::{Kept, Name, plain};
 use super::{DumpRollout, Place, Rollouts, UNNAMED_ENGINE, json};
+use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
 struct Record {

@@ -60,7 +60,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::dumps::values::Logprob;
+    use crate::Logprob;
 
     #[derive(Debug, Deserialize)]
     struct Line {

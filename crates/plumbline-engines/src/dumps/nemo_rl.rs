@@ -9,8 +9,9 @@ use super::aligned::{Cut, same_length};
 use super::error::Fault;
 use super::meaning::{Said, settle};
 use super::plumbline::check;
-use super::values::{Column, Kept, Logprob, Name, OneOrMany, plain};
+use super::values::{Column, Kept, Name, OneOrMany, plain};
 use super::{DumpRollout, Place, Rollouts, TrainerLogprobs, json};
+use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
 struct Record {

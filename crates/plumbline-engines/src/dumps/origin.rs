@@ -6,8 +6,9 @@ use serde::Deserialize;
 use super::error::Fault;
 use super::meaning::{Said, settle};
 use super::plumbline::check;
-use super::values::{Logprob, Name, plain};
+use super::values::{Name, plain};
 use super::{DumpRollout, Place, Rollouts, UNNAMED_ENGINE, json};
+use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
 struct Record {

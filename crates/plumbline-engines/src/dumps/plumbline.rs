@@ -6,8 +6,9 @@ use serde::Deserialize;
 use super::aligned::same_length;
 use super::error::Fault;
 use super::meaning::{Said, mode_named, settle};
-use super::values::{Kept, Logprob, Name, plain};
+use super::values::{Kept, Name, plain};
 use super::{DumpRollout, Place, Rollouts, TrainerLogprobs, UNNAMED_ENGINE, json};
+use crate::Logprob;
 
 /// A sequence. Fields that are not named here are left alone: dumps carry texts and rewards beside what is verified.
 #[derive(Debug, Deserialize)]

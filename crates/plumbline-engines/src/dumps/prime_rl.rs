@@ -9,8 +9,9 @@ use super::aligned::{Cut, same_length};
 use super::error::Fault;
 use super::meaning::{Said, settle};
 use super::plumbline::check;
-use super::values::{Kept, Logprob, Name, plain};
+use super::values::{Kept, Name, plain};
 use super::{DumpRollout, Place, Rollouts, TrainerLogprobs, json};
+use crate::Logprob;
 
 /// The schema that is read here.
 const SCHEMA_VERSION: u64 = 1;

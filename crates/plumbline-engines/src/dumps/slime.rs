@@ -9,8 +9,9 @@ use super::aligned::same_length;
 use super::error::Fault;
 use super::meaning::{Said, settle};
 use super::plumbline::check;
-use super::values::{Kept, Logprob, Name, plain};
+use super::values::{Kept, Name, plain};
 use super::{DumpRollout, Place, Rollouts, json};
+use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
 struct Sample {

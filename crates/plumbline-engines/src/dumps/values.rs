@@ -5,59 +5,9 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, SeqAccess, Unexpected, Visitor};
 
-/// A logprob: a number, `null`, or a name of what JSON has no number for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Logprob(Option<f64>);
-
-impl From<Logprob> for Option<f64> {
-    fn from(logprob: Logprob) -> Self {
-        logprob.0
-    }
-}
-
 /// Plain values.
 pub(super) fn plain<T: Into<U>, U>(values: Vec<T>) -> Vec<U> {
     values.into_iter().map(Into::into).collect()
-}
-
-impl<'de> Deserialize<'de> for Logprob {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct LogprobVisitor;
-
-        impl Visitor<'_> for LogprobVisitor {
-            type Value = Logprob;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a logprob (a number, null, NaN, Infinity or -Infinity)")
-            }
-
-            fn visit_f64<E: Error>(self, value: f64) -> Result<Logprob, E> {
-                Ok(Logprob(Some(value)))
-            }
-
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Logprob, E> {
-                Ok(Logprob(Some(value as f64)))
-            }
-
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Logprob, E> {
-                Ok(Logprob(Some(value as f64)))
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Logprob, E> {
-                Ok(Logprob(None))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Logprob, E> {
-                match text {
-                    "NaN" => Ok(Logprob(Some(f64::NAN))),
-                    "Infinity" => Ok(Logprob(Some(f64::INFINITY))),
-                    "-Infinity" => Ok(Logprob(Some(f64::NEG_INFINITY))),
-                    _ => Err(E::invalid_type(Unexpected::Str(text), &self)),
-                }
-            }
-        }
-        deserializer.deserialize_any(LogprobVisitor)
-    }
 }
 
 /// An element of a mask: false or true, 0 or 1, as an integer or (from a tensor of floats) as a float.

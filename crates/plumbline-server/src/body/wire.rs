@@ -2,12 +2,13 @@
 //! otherwise change what is measured without a word.
 
 use plumbline_core::{LogprobsMode, Sampling, TokenId};
+use plumbline_engines::Logprob;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::values::{Id, Kept, Logprob, array, optional_array, optional_mode, optional_name};
+use super::values::{Id, Kept, array, optional_array, optional_mode, optional_name};
 
 /// Rollouts to score and compare: `sequences`, or an engine's bodies as `exchanges`.
 #[derive(Debug, Deserialize, ToSchema)]
