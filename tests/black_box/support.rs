@@ -31,6 +31,11 @@ pub(crate) fn plumbline() -> Command {
     command
 }
 
+/// A client as reqwest makes it.
+pub(crate) fn client() -> Client {
+    Client::new()
+}
+
 impl Server {
     /// Starts `serve` with the embedded model and waits until it is ready.
     pub(crate) async fn start(arguments: &[&str]) -> Self {

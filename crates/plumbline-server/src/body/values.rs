@@ -3,7 +3,7 @@
 use std::fmt;
 
 use plumbline_core::{LogprobsMode, TokenId};
-use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 /// How the deserialiser says that an integer can be no token id, whatever the model; see `super::errors`.
 pub(super) const IMPOSSIBLE_TOKEN_ID: &str = "no vocabulary has a token id ";
@@ -20,14 +20,6 @@ pub(super) fn optional_array<'de, D: Deserializer<'de>, E: Deserialize<'de> + In
     deserializer: D,
 ) -> Result<Option<Vec<T>>, D::Error> {
     Ok(Option::<Vec<E>>::deserialize(deserializer)?.map(|array| array.into_iter().map(Into::into).collect()))
-}
-
-/// Reads one of a set of names, or null. serde_json alone calls anything but a string in their place a syntax error,
-/// and takes an object.
-pub(super) fn optional_name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    Option::<String>::deserialize(deserializer)?.map(|name| T::deserialize(name.into_deserializer())).transpose()
 }
 
 /// Reads a logprobs mode, or null, also by vLLM's names.

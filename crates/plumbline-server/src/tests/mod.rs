@@ -3,6 +3,7 @@
 mod diagnosis;
 mod fake;
 mod floor;
+mod fuzz;
 mod protocol;
 mod reports;
 mod requests;
