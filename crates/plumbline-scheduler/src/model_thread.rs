@@ -83,8 +83,8 @@ impl<'a> ModelThread<'a> {
             match step {
                 Step::Score(batch) => {
                     let started = Instant::now();
-                    self.score_batch(batch);
-                    self.shared.scored_for(self.thread, started.elapsed());
+                    let forwarded = self.score_batch(batch);
+                    self.shared.scored_for(self.thread, started.elapsed(), forwarded);
                 }
                 Step::Aside { job, paid } => self.run_aside(job, paid),
                 Step::Install(info, model) => {
@@ -130,12 +130,17 @@ impl<'a> ModelThread<'a> {
         self.shared.observer.aside(elapsed);
     }
 
-    /// Scores a batch; where that fails, its halves, down to the sequence that is to blame.
-    fn score_batch(&mut self, batch: Vec<Entry>) {
+    /// Scores a batch; where that fails, its halves, down to the sequence that is to blame. The tokens of the forwards that
+    /// did not fail.
+    fn score_batch(&mut self, batch: Vec<Entry>) -> usize {
         let mut open = vec![batch];
+        let mut forwarded = 0;
         while let Some(mut entries) = open.pop() {
             match self.forward(&entries) {
-                Ok(scores) => self.answer(entries, Ok(scores)),
+                Ok((scores, tokens)) => {
+                    forwarded += tokens;
+                    self.answer(entries, Ok(scores));
+                }
                 Err(cause) => {
                     if matches!(cause, ModelError::OutOfMemory(_)) && self.save_memory(&entries) {
                         open.push(entries);
@@ -151,6 +156,7 @@ impl<'a> ModelThread<'a> {
                 }
             }
         }
+        forwarded
     }
 
     /// After a forward that ran out of memory: makes later batches smaller. Whether the same one may fit now because the
@@ -187,8 +193,8 @@ impl<'a> ModelThread<'a> {
         }
     }
 
-    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each.
-    fn forward(&mut self, entries: &[Entry]) -> Result<Vec<TokenScores>, ModelError> {
+    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each, and the number of its tokens.
+    fn forward(&mut self, entries: &[Entry]) -> Result<(Vec<TokenScores>, usize), ModelError> {
         let started = Instant::now();
         let unshared: usize = entries.iter().map(|entry| entry.sequence.forward_tokens()).sum();
         let mut saved_tokens = 0;
@@ -221,7 +227,7 @@ impl<'a> ModelThread<'a> {
         let observation =
             BatchObservation { tokens, saved_tokens, sequences, timing, elapsed, failed: result.is_err() };
         self.shared.observer.batch(&observation);
-        result.map(|scores| scores.sequences)
+        result.map(|scores| (scores.sequences, tokens))
     }
 
     /// The model of the version that these entries were admitted for.
