@@ -14,7 +14,7 @@ use crate::problem::{Code, Problem, ProblemDocument};
 use crate::run_view::EngineResponse;
 use crate::state::AppState;
 use crate::timestamp::rfc3339;
-use crate::verification::SIGN;
+use crate::verify::SIGN;
 
 /// All runs that were seen recently.
 #[derive(Serialize, ToSchema)]

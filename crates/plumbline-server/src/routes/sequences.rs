@@ -16,7 +16,7 @@ use crate::problem::{Code, Problem, ProblemDocument};
 use crate::sequences::{SortKey, StoredSequence};
 use crate::state::AppState;
 use crate::timestamp::rfc3339;
-use crate::verification::SIGN;
+use crate::verify::SIGN;
 
 /// Sequences of one answer at most, and where nothing is said.
 const MAX_LIMIT: usize = 256;
@@ -251,7 +251,7 @@ impl SequenceSummaryResponse {
             policy_version: stored.policy_version.clone(),
             at: rfc3339(stored.at),
             length: stored.comparison.tokens.len(),
-            verdict: stored.verdict,
+            verdict: stored.verdict.as_str(),
             verdict_reason: stored.verdict_reason.clone(),
             metrics: stored.metrics.clone(),
         }
