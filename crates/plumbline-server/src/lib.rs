@@ -4,8 +4,9 @@
 //! service on a listener until it is told to stop, and drains.
 //!
 //! The way of a request: `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to
-//! validated rollouts) -> `verify` (version of the weights, admission, the scheduler, comparison, answer) -> `metrics`. Errors
-//! travel as `problem::Problem` and become documents in one place.
+//! validated rollouts) -> `intake` (at once, or accepted for `jobs`) -> `verify` (version of the weights, admission, the scheduler,
+//! comparison, answer) -> `ledger` (stored, and what is new counted) -> `metrics`. Errors travel as `problem::Problem` and become
+//! documents in one place.
 //!
 //! Beside requests, in small jobs on the model threads (`plumbline_probe`): `floor` measures the noise floor of each version of the
 //! weights, `diagnosis` looks for the causes of what is suspicious.
@@ -16,6 +17,9 @@ mod diagnosis;
 mod evidence_view;
 mod floor;
 mod floors;
+mod intake;
+mod jobs;
+mod ledger;
 mod metrics;
 mod middleware;
 mod openapi;

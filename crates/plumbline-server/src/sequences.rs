@@ -31,9 +31,11 @@ pub(crate) struct StoredSequence {
     pub(crate) metrics: Metrics,
     /// The token before its completion, if there is one.
     pub(crate) last_of_prompt: Option<TokenId>,
+    /// Completion tokens.
+    pub(crate) length: usize,
     /// The sums behind the metrics, with its noise floor.
     pub(crate) statistics: SufficientStatistics,
-    /// Its tokens, and its id as sent.
+    /// Its tokens, and its id as sent. No tokens where retention took them from the store.
     pub(crate) comparison: SequenceComparison,
 }
 
@@ -210,6 +212,7 @@ mod tests {
             verdict: Verdict::Consistent,
             verdict_reason: String::new(),
             last_of_prompt: None,
+            length: tokens,
             metrics: Metrics::of(std::slice::from_ref(&comparison)),
             statistics: SufficientStatistics::default(),
             comparison,

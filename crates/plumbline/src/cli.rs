@@ -81,6 +81,9 @@ pub(crate) struct Flags {
     /// Tokens that may wait before requests get 429 [default: 1048576]
     #[arg(long, value_name = "N")]
     max_queue_tokens: Option<usize>,
+    /// Folder of everything that outlives the process: results, sequences, accepted verifications [default: nothing does]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// File with one API key a line; requests then need `Authorization: Bearer KEY`
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,

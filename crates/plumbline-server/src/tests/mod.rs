@@ -3,6 +3,8 @@
 mod diagnosis;
 mod fake;
 mod floor;
+mod ledger;
+mod lines;
 mod protocol;
 mod reports;
 mod requests;

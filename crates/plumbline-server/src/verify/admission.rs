@@ -2,10 +2,30 @@
 
 use plumbline_core::ScoringSequence;
 use plumbline_scheduler::{SubmitError, Ticket};
+use plumbline_store::Class;
 
 use crate::body::{Origin, Verification};
 use crate::problem::{Code, Problem};
 use crate::state::{AppState, draining, loading, reference_failed};
+
+/// On what terms work is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Whether somebody waits for it.
+    pub(crate) class: Class,
+}
+
+impl Terms {
+    /// Of a request that is answered at once.
+    pub(crate) fn interactive() -> Self {
+        Self { class: Class::Interactive }
+    }
+
+    /// Of what nobody waits for.
+    pub(crate) fn bulk() -> Self {
+        Self { class: Class::Bulk }
+    }
+}
 
 /// Submits the work of a verification, all of it or none.
 ///
@@ -15,8 +35,10 @@ pub(super) fn admit(
     state: &AppState,
     verification: &Verification,
     work: Vec<ScoringSequence>,
+    terms: &Terms,
 ) -> Result<Ticket, Problem> {
     state.scheduler.submit(work).map_err(|refused| {
+        tracing::debug!(run = verification.run, class = terms.class.as_str(), %refused, "not admitted");
         let detail = refused.to_string();
         match refused {
             SubmitError::Loading => loading(),

@@ -23,6 +23,9 @@ use crate::sequences::StoredSequence;
 /// An answer that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// The verification's id.
+    pub(crate) id: String,
+    /// As it is worded while everything counts and is stored.
     pub(crate) json: Vec<u8>,
     /// What was asked.
     pub(crate) verification: Verification,
@@ -124,7 +127,7 @@ impl Assessed {
     /// 500 if nothing was scored or the answer cannot be serialised: a defect.
     pub(super) fn answer(
         self,
-        id: &str,
+        id: String,
         scored_tokens: usize,
         diagnoses: Option<&Result<Diagnosis, NotDiagnosed>>,
     ) -> Result<Answer, Problem> {
@@ -179,6 +182,7 @@ impl Assessed {
                 verdict_reason: judgement.reason.clone(),
                 metrics: metrics.clone(),
                 last_of_prompt: rollout.prompt_token_ids.last().copied(),
+                length: comparison.tokens.len(),
                 statistics: statistics.clone(),
                 comparison: comparison.clone(),
             };
@@ -188,7 +192,7 @@ impl Assessed {
         // Versions differ in nothing but their weights. Without a sequence there is no request.
         let reference = references.first().ok_or_else(|| unusable("nothing was scored"))?;
         let response = VerificationResponse {
-            id,
+            id: &id,
             run: &verification.run,
             engine: &verification.engine,
             reference: ReferenceSummary {
@@ -203,10 +207,12 @@ impl Assessed {
             metrics: Metrics::with_values(&pooled, &self.comparisons),
             skipped,
             sequences,
+            already_counted: &[],
+            stored: true,
         };
         let json = serde_json::to_vec(&response)
             .map_err(|error| Problem::internal(Code::Internal, "the answer cannot be serialised", &error))?;
-        Ok(Answer { json, verification: self.verification, sequences: answered, scored_tokens })
+        Ok(Answer { id, json, verification: self.verification, sequences: answered, scored_tokens })
     }
 }
 

@@ -14,12 +14,12 @@ use plumbline_core::ScoringSequence;
 use plumbline_scheduler::ScoreError;
 use uuid::Uuid;
 
+pub(crate) use self::admission::Terms;
 use self::admission::admit;
 use self::assessed::Assessed;
 pub(crate) use self::assessed::{Answer, AnsweredSequence};
 use self::causes::diagnosed;
-use self::compute::INLINE_TOKENS;
-pub(crate) use self::compute::{INLINE_BYTES, compute, defect};
+pub(crate) use self::compute::{INLINE_BYTES, INLINE_TOKENS, compute, defect};
 #[cfg(test)]
 pub(crate) use self::response::ImportanceWeightsDocument;
 pub(crate) use self::response::{FindingResponse, SIGN, VerificationResponse};
@@ -43,18 +43,19 @@ pub(crate) async fn verify(
     resident: &Resident,
     verification: Verification,
     id: String,
+    terms: &Terms,
 ) -> Result<Answer, Problem> {
     wait_for_versions(state, &verification.wanted).await?;
     let heavy = tokens_of(&verification) > INLINE_TOKENS;
     let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
     let scored_tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
-    let ticket = admit(state, &verification, work)?;
+    let ticket = admit(state, &verification, work, terms)?;
     let outcomes = ticket.wait().await.map_err(|ScoreError::Stopped| draining())?;
 
     let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
     let assessed = compute(heavy, move || Assessed::new(verification, outcomes, &levels, &floors)).await??;
     let (assessed, diagnosis) = diagnosed(state, resident, assessed, heavy).await?;
-    compute(heavy, move || assessed.answer(&id, scored_tokens, diagnosis.as_ref())).await?
+    compute(heavy, move || assessed.answer(id, scored_tokens, diagnosis.as_ref())).await?
 }
 
 fn tokens_of(verification: &Verification) -> usize {

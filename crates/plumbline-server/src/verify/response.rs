@@ -39,6 +39,12 @@ pub(crate) struct VerificationResponse<'a> {
     pub(super) skipped: SkipCounts,
     /// One per sequence, in the order of the request.
     pub(super) sequences: Vec<SequenceResponse<'a>>,
+    // The two last ones are as the ledger expects them (`ledger::seal`): only it knows their values.
+    /// Indices of sequences that an earlier request has counted: the same run, engine, id and content. They were scored again, but
+    /// enter no counter again.
+    pub(super) already_counted: &'a [usize],
+    /// Whether the answer and its sequences are in the store. False without a data dir, and while the store is in trouble.
+    pub(super) stored: bool,
 }
 
 /// The resident model that scored.
