@@ -26,7 +26,7 @@ use crate::health::Health;
 use crate::retention::Trim;
 use crate::schema::MOVE_LOG;
 use crate::statistics::Counters;
-use crate::{MergeSummaries, Retention, StoreError, StoreState};
+use crate::{MergeSummaries, Retention, StoreError};
 
 /// Writes of one transaction at most: bounds how long the first one waits for the last.
 const MAX_WRITES: usize = 256;
@@ -53,6 +53,8 @@ pub(crate) struct Writer {
 impl Writer {
     /// Works until it is told to close or nobody can tell it anything any more.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) -> Result<(), StoreError> {
+        // Also after a panic: nothing that is sent from then on is written.
+        let _ended = Ended(Arc::clone(&self.health));
         let mut looked_after: Option<Instant> = None;
         loop {
             let wait = if self.trim.is_due(&self.bounds(), self.fill()) { Duration::ZERO } else { TICK };
@@ -142,9 +144,6 @@ impl Writer {
 
     /// Whether something can be written at all.
     fn probe(&mut self) -> Result<(), StoreError> {
-        if let StoreState::Corrupt { reason } = self.health.state() {
-            return Err(StoreError::Corrupt { path: self.path.clone(), reason });
-        }
         let sql =
             "INSERT INTO totals (name, value) VALUES ('probes', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1";
         self.in_transaction(|connection| Ok(connection.execute(sql, ()).map(|_| ())?))
@@ -162,6 +161,15 @@ impl Writer {
         let checkpoint = self.connection.execute_batch(MOVE_LOG);
         let closed = self.connection.close().map_err(|(_, error)| error);
         checkpoint.and(closed).map_err(|error| Failure::from(error).at(&self.path))
+    }
+}
+
+/// The thread has ended when this is dropped.
+struct Ended(Arc<Health>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.closed();
     }
 }
 
