@@ -11,6 +11,7 @@ mod bad_input;
 mod commands;
 mod compare;
 mod concurrency;
+mod db;
 mod durability;
 mod fake_engine;
 #[cfg(feature = "hub")]

@@ -43,6 +43,12 @@ impl Bounds {
         self.max.is_none_or(|max| fill.content < max / 100 * 85)
     }
 
+    /// Whether so many bytes more come near the limit. A file that is full for another reason gains nothing from removing.
+    pub(crate) fn is_in_the_way(self, fill: Fill, bytes: u64) -> bool {
+        // Pages are not filled to their ends.
+        self.max.is_some_and(|max| fill.content + 2 * bytes + (64 << 10) > max)
+    }
+
     /// The limit, if only what was begun may still be ended.
     pub(crate) fn limit_reached(self, fill: Fill) -> Option<u64> {
         self.max.filter(|max| fill.content > max / 100 * 95)
@@ -106,12 +112,17 @@ impl Trim {
 
     /// Something has to go now.
     pub(crate) fn ask(&mut self) {
-        self.asked = true;
+        (self.asked, self.resting) = (true, false);
         self.size.get_or_insert(Kind::Tokens);
     }
 
     pub(crate) fn is_asked(&self) -> bool {
         self.asked
+    }
+
+    /// Nothing is left to remove, or it cannot be.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting
     }
 
     /// Nothing more until the next tick.

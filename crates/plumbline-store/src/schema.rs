@@ -16,6 +16,9 @@ const BUSY: Duration = Duration::from_secs(5);
 const CHECKPOINT_PAGES: u32 = 4096;
 const LOG_BYTES: u64 = 64 << 20;
 
+/// Moves the write-ahead log to the file and empties it.
+pub(crate) const MOVE_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+
 /// Each brings the file one schema further. Never changed once released, only added to.
 const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
 

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::error::Failure;
 use crate::health::Health;
 use crate::retention::Trim;
-use crate::schema::open_writer;
+use crate::schema::{MOVE_LOG, open_writer};
 use crate::statistics::{Counters, Statistics};
 use crate::writer::{Message, Scope, Write, Writer, fail, finish, recover, requeue, send, start, submit};
 use crate::{
@@ -95,32 +95,32 @@ impl Store {
 
     /// Queues a verification, if it is no retry. What it says is durable.
     pub fn submit(&self, verification: NewVerification, request: Packed) -> Pending<Submitted> {
-        self.write(move |scope| submit(scope, &verification, &request))
+        self.write(request.packed_len(), move |scope| submit(scope, &verification, &request))
     }
 
     /// Begins a queued verification; `None` if it is not queued (any more).
     pub fn start(&self, id: &str) -> Pending<Option<Started>> {
         let id = id.to_owned();
-        self.write(move |scope| start(scope, &id))
+        self.write(0, move |scope| start(scope, &id))
     }
 
     /// Puts a running verification back, as if it had not been started; false if it does not run.
     pub fn requeue(&self, id: &str) -> Pending<bool> {
         let id = id.to_owned();
-        self.write(move |scope| requeue(scope, &id))
+        self.write(0, move |scope| requeue(scope, &id))
     }
 
     /// Ends a verification with a problem instead of a response; false if it is at its end already. Its content and its key may
     /// be tried again then.
     pub fn fail(&self, id: &str, problem: Vec<u8>, at: SystemTime) -> Pending<bool> {
         let id = id.to_owned();
-        self.write(move |scope| fail(scope, &id, &problem, at))
+        self.write(problem.len(), move |scope| fail(scope, &id, &problem, at))
     }
 
     /// Ends a verification: its response, its state, the sequences that nobody has counted yet and what they add to their group
     /// become durable together. Repeating it, after whatever error, counts nothing twice.
     pub fn finish(&self, completion: Completion) -> Pending<Finished> {
-        self.write(move |scope| finish(scope, &completion))
+        self.write(completion.bytes(), move |scope| finish(scope, &completion))
     }
 
     /// Writes what waits, moves the write-ahead log to the file and closes it. Later calls fail.
@@ -139,11 +139,13 @@ impl Store {
         closed.inspect_err(|error| self.health.failed(error))
     }
 
+    /// Sends a write that adds about so many bytes.
     pub(crate) fn write<T: Send + 'static>(
         &self,
+        bytes: usize,
         write: impl FnMut(&mut Scope<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Pending<T> {
-        let (operation, pending) = Write::with_end(write);
+        let (operation, pending) = Write::with_end(bytes, write);
         send(&self.sender, &self.counters, operation);
         pending
     }
@@ -176,7 +178,7 @@ pub fn vacuum(path: &Path) -> Result<Vacuumed, StoreError> {
     let connection = open_writer(path, &Retention::default())?;
     let run = || {
         connection.execute_batch("VACUUM")?;
-        connection.pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(()))
+        connection.execute_batch(MOVE_LOG)
     };
     run().map_err(|error| StoreError::of_sqlite(&error, path))?;
     Ok(Vacuumed { before, after: size()? })

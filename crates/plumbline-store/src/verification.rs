@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 
-use crate::{Digest, NewSequence, Packed};
+use crate::{Digest, NewSequence, Packed, TokenRows};
 
 /// How a verification is worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,7 +107,7 @@ pub struct NewVerification {
 pub struct Existing {
     /// Its id.
     pub id: String,
-    /// How far it is: never failed.
+    /// How far it is.
     pub state: JobState,
 }
 
@@ -193,6 +193,18 @@ pub struct Completion {
     pub assumed_new: Option<Vec<bool>>,
 }
 
+impl Completion {
+    /// About how many bytes it adds to the file.
+    pub(crate) fn bytes(&self) -> usize {
+        /// Of a row with its places in the indexes.
+        const ROW: usize = 1024;
+        let sequence = |sequence: &NewSequence| {
+            ROW + sequence.observation.packed_len() + sequence.token_rows.as_ref().map_or(0, TokenRows::packed_len)
+        };
+        ROW + self.response.packed_len() + self.sequences.iter().map(sequence).sum::<usize>()
+    }
+}
+
 /// What became of a completion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finished {
@@ -206,7 +218,7 @@ pub enum Finished {
         /// Which sequences are new.
         new: Vec<bool>,
     },
-    /// Direct: it is a retry of this. Job: it is at its end already. Nothing was written.
+    /// Direct: it is a retry of this. Job: it is at its end already, which may be that it failed. Nothing was written.
     Known(Existing),
     /// Direct: its key belongs to other content; nothing was written.
     KeyReused {

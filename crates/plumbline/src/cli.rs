@@ -9,6 +9,7 @@ use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::CompareArguments;
+use crate::db::DbCommand;
 use crate::verify::VerifyArguments;
 
 /// The independent ruler for engine-versus-trainer log-probabilities.
@@ -44,6 +45,11 @@ pub(crate) enum Command {
     },
     /// Compare the reference with candle-transformers' own implementation of the model's family.
     Selfcheck(SelfcheckArguments),
+    /// Check, shrink or export the file of the store.
+    Db {
+        #[command(subcommand)]
+        command: DbCommand,
+    },
     /// Check or show the configuration that `serve` would run with.
     Config {
         #[command(subcommand)]

@@ -121,6 +121,11 @@ fn rollout(id: &str, completion: &[u32], off: f64) -> Value {
     json!({"id": id, "prompt_token_ids": [1, 5], "completion_token_ids": completion, "logprobs": logprobs})
 }
 
+/// An id that nobody else has: the same sequence again would not count.
+fn unique() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
 /// Waits until a condition holds.
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(60);

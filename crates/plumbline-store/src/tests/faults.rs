@@ -12,7 +12,7 @@ fn fill_disk(store: &Store, spare: i64) {
         let pages: i64 = connection.query_row("PRAGMA page_count", (), |row| row.get(0))?;
         connection.query_row(&format!("PRAGMA max_page_count = {}", pages + spare), (), |_| Ok(()))
     };
-    store.write(move |scope| Ok(limit(scope.connection)?)).wait().unwrap();
+    store.write(0, move |scope| Ok(limit(scope.connection)?)).wait().unwrap();
 }
 
 fn big_response(id: &str) -> Completion {
@@ -75,7 +75,7 @@ fn a_file_that_must_not_be_written_can_be_read() {
     let store = folder.open();
     direct(&store, "a", &["s"]);
     // As for a disk that was mounted anew to be read only.
-    store.write(|scope| Ok(scope.connection.pragma_update(None, "query_only", true)?)).wait().unwrap();
+    store.write(0, |scope| Ok(scope.connection.pragma_update(None, "query_only", true)?)).wait().unwrap();
     let refused = store.submit(verification("b", "b", None), Packed::new(b"q")).wait().unwrap_err();
     assert!(matches!(refused, StoreError::ReadOnly { .. }), "{refused}");
     assert_eq!(store.state().as_str(), "read_only");

@@ -67,7 +67,7 @@ impl MergeSummaries for Sum {
 }
 
 fn at(millis: i64) -> SystemTime {
-    from_millis(1_800_000_000_000 + millis)
+    from_millis(1_700_000_000_000 + millis)
 }
 
 fn digest(content: &str) -> Digest {

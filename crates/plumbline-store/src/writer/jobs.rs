@@ -13,7 +13,9 @@ use crate::{JobState, Started, StoreError};
 /// After a restart nothing runs: what did is queued again.
 pub(crate) fn recover(connection: &mut Connection) -> rusqlite::Result<usize> {
     let transaction = connection.transaction()?;
-    let recovered = transaction.execute("UPDATE verifications SET state = 'queued' WHERE state = 'running'", ())?;
+    // Written as the index of pending ones has it.
+    let sql = "UPDATE verifications SET state = 'queued' WHERE state IN ('queued', 'running') AND state = 'running'";
+    let recovered = transaction.execute(sql, ())?;
     let mut changes = Changes::default();
     let by = i64::try_from(recovered).unwrap_or(i64::MAX);
     changes.add(Total::Running, -by);

@@ -24,8 +24,9 @@ pub(crate) use self::operation::{Operation, Scope, Write};
 use crate::error::Failure;
 use crate::health::Health;
 use crate::retention::Trim;
+use crate::schema::MOVE_LOG;
 use crate::statistics::Counters;
-use crate::{MergeSummaries, Retention, StoreError, StoreState};
+use crate::{MergeSummaries, Retention, StoreError};
 
 /// Writes of one transaction at most: bounds how long the first one waits for the last.
 const MAX_WRITES: usize = 256;
@@ -52,6 +53,8 @@ pub(crate) struct Writer {
 impl Writer {
     /// Works until it is told to close or nobody can tell it anything any more.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) -> Result<(), StoreError> {
+        // Also after a panic: nothing that is sent from then on is written.
+        let _ended = Ended(Arc::clone(&self.health));
         let mut looked_after: Option<Instant> = None;
         loop {
             let wait = if self.trim.is_due(&self.bounds(), self.fill()) { Duration::ZERO } else { TICK };
@@ -80,27 +83,32 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        let error = match self.try_commit(&mut batch) {
-            Ok(()) => return self.answer(batch, None),
-            Err(error) => error,
-        };
-        // Without room for all there may be room for each, if what may go goes; no other error differs between writes.
-        if matches!(error, StoreError::Full { .. }) {
-            if self.retention.max_bytes.is_some() {
-                self.make_room();
+        while self.bounds().limit_reached(self.fill()).is_some() && self.make_room() {}
+        match self.try_commit(&mut batch) {
+            Ok(()) => self.answer(batch, None),
+            // Without room for all there may be room for each; no other error differs between writes.
+            Err(StoreError::Full { .. }) => batch.into_iter().for_each(|operation| self.commit_alone(operation)),
+            Err(error) => {
+                self.health.failed(&error);
+                self.answer(batch, Some(&error));
             }
-            for operation in batch {
-                let mut alone = vec![operation];
-                let error = self.try_commit(&mut alone).err();
-                if let Some(error) = &error {
-                    self.health.failed(error);
-                }
-                self.answer(alone, error.as_ref());
-            }
-        } else {
-            self.health.failed(&error);
-            self.answer(batch, Some(&error));
         }
+    }
+
+    fn commit_alone(&mut self, operation: Box<dyn Operation>) {
+        let bytes = operation.bytes();
+        let mut alone = vec![operation];
+        let error = loop {
+            match self.try_commit(&mut alone) {
+                Err(StoreError::Full { .. }) if self.bounds().is_in_the_way(self.fill(), bytes) && self.make_room() => {
+                }
+                done => break done.err(),
+            }
+        };
+        if let Some(error) = &error {
+            self.health.failed(error);
+        }
+        self.answer(alone, error.as_ref());
     }
 
     fn answer(&self, batch: Vec<Box<dyn Operation>>, error: Option<&StoreError>) {
@@ -122,23 +130,20 @@ impl Writer {
         }
     }
 
-    /// Removes some of what may go.
-    fn make_room(&mut self) {
+    /// Removes some of what may go; whether there was any.
+    fn make_room(&mut self) -> bool {
         self.trim.ask();
         while self.trim.is_asked() {
             if let Err(error) = self.trim_step() {
-                // The write that needs the room is answered with its own error.
                 self.trim.rest();
                 self.health.failed(&error);
             }
         }
+        !self.trim.is_resting()
     }
 
     /// Whether something can be written at all.
     fn probe(&mut self) -> Result<(), StoreError> {
-        if let StoreState::Corrupt { reason } = self.health.state() {
-            return Err(StoreError::Corrupt { path: self.path.clone(), reason });
-        }
         let sql =
             "INSERT INTO totals (name, value) VALUES ('probes', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1";
         self.in_transaction(|connection| Ok(connection.execute(sql, ()).map(|_| ())?))
@@ -153,9 +158,18 @@ impl Writer {
                 operation.answer(Some(StoreError::Closed));
             }
         }
-        let checkpoint = self.connection.pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(()));
+        let checkpoint = self.connection.execute_batch(MOVE_LOG);
         let closed = self.connection.close().map_err(|(_, error)| error);
         checkpoint.and(closed).map_err(|error| Failure::from(error).at(&self.path))
+    }
+}
+
+/// The thread has ended when this is dropped.
+struct Ended(Arc<Health>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.closed();
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Scope<'a> {
 
 /// A write of any type of answer. It may be run again after its transaction was rolled back.
 pub(crate) trait Operation: Send {
+    /// About how many bytes it adds.
+    fn bytes(&self) -> u64;
     /// Writes, and keeps what is to be answered. The error is one of the whole file, or of this write alone.
     fn run(&mut self, scope: &mut Scope<'_>) -> Result<(), Failure>;
     /// This write alone is rolled back.
@@ -32,6 +34,7 @@ pub(crate) trait Operation: Send {
 
 /// A write as a function.
 pub(crate) struct Write<T, F> {
+    bytes: u64,
     write: F,
     kept: Option<Result<T, StoreError>>,
     sender: oneshot::Sender<Result<T, StoreError>>,
@@ -43,9 +46,9 @@ where
     F: FnMut(&mut Scope<'_>) -> Result<T, Failure> + Send + 'static,
 {
     /// To be sent, and its end to be waited for.
-    pub(crate) fn with_end(write: F) -> (Box<dyn Operation>, Pending<T>) {
+    pub(crate) fn with_end(bytes: usize, write: F) -> (Box<dyn Operation>, Pending<T>) {
         let (sender, receiver) = oneshot::channel();
-        (Box::new(Self { write, kept: None, sender }), Pending::new(receiver))
+        (Box::new(Self { bytes: bytes as u64, write, kept: None, sender }), Pending::new(receiver))
     }
 }
 
@@ -54,6 +57,10 @@ where
     T: Send + 'static,
     F: FnMut(&mut Scope<'_>) -> Result<T, Failure> + Send + 'static,
 {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn run(&mut self, scope: &mut Scope<'_>) -> Result<(), Failure> {
         self.kept = Some(Ok((self.write)(scope)?));
         Ok(())

@@ -20,9 +20,6 @@ impl Writer {
     /// # Errors
     /// Of the whole file; then nothing of the batch is written.
     pub(super) fn try_commit(&mut self, batch: &mut [Box<dyn Operation>]) -> Result<(), StoreError> {
-        if let StoreState::Corrupt { reason } = self.health.state() {
-            return Err(StoreError::Corrupt { path: self.path.clone(), reason });
-        }
         let mut changes = Changes::default();
         let (summaries, path) = (Arc::clone(&self.summaries), self.path.clone());
         let limit = self.bounds().limit_reached(self.fill());
@@ -83,6 +80,10 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&Connection) -> Result<(), Failure>,
     ) -> Result<(), StoreError> {
+        // What is damaged gets worse by writing.
+        if let StoreState::Corrupt { reason } = self.health.state() {
+            return Err(StoreError::Corrupt { path: self.path.clone(), reason });
+        }
         let connection = &self.connection;
         let run = || {
             connection.execute_batch("BEGIN IMMEDIATE")?;
