@@ -53,6 +53,16 @@ async fn send(server: &Server, body: &Value, headers: &[(&str, &str)]) -> reqwes
     request.send().await.unwrap()
 }
 
+/// Waits until so many sequences of a run are counted: what is stored is counted a moment later.
+async fn until_counted(server: &Server, run: &str, sequences: u64) {
+    let reached = async {
+        while counted(server, run).await != sequences {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.expect("all are counted, each once");
+}
+
 /// Sequences of a run by verdict, summed up.
 async fn counted(server: &Server, run: &str) -> u64 {
     let (status, view) = get(server, &format!("/v1/runs/{run}")).await;
@@ -106,7 +116,7 @@ async fn a_killed_server_keeps_what_it_acknowledged_and_finishes_what_it_accepte
         assert_eq!(done["result"]["sequences"].as_array().unwrap().len(), 1);
         assert_eq!(done["result"]["already_counted"], json!([]));
     }
-    assert_eq!(counted(&server, "kill").await, 45, "each once");
+    until_counted(&server, "kill", 45).await;
     let (_, listed) = get(&server, "/v1/runs/kill/sequences?sort=time&limit=256").await;
     let names: Vec<_> = listed["sequences"].as_array().unwrap().iter().map(|one| one["sequence_id"].as_str()).collect();
     assert_eq!((names.len(), names.iter().collect::<BTreeSet<_>>().len()), (45, 45));
@@ -139,7 +149,7 @@ async fn an_orderly_end_leaves_accepted_work_for_the_next_start() {
         };
         tokio::time::timeout(PATIENCE, done).await.unwrap();
     }
-    assert_eq!(counted(&server, "drain").await, 60 * lines.len() as u64);
+    until_counted(&server, "drain", 60 * lines.len() as u64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,12 +167,13 @@ fn count(
 ) -> Result<Vec<u8>, Problem> {
     let resident = state.loaded().ok_or_else(loading)?;
     let Answer { json, verification, sequences, .. } = answer;
-    let new = state.ledger.count(identity, new, stored);
-    let json = sealed(json, &new, stored);
+    let counts = state.ledger.count(identity, new, stored);
+    // What is stored says what the store says, so that a retry gets the same bytes.
+    let json = sealed(json, if stored { new } else { &counts }, stored);
     let mut observation = Observation::default();
     let mut kept = Vec::with_capacity(sequences.len());
-    for (AnsweredSequence { summary, stored: sequence }, new) in sequences.into_iter().zip(&new) {
-        if *new {
+    for (AnsweredSequence { summary, stored: sequence }, counts) in sequences.into_iter().zip(&counts) {
+        if *counts {
             observation.add(&sequence.comparison, summary);
             kept.push(sequence);
         }

@@ -197,10 +197,10 @@ async fn what_is_accepted_is_answered_later() {
     assert!(accepted.headers.contains_key("retry-after"));
 
     let state = running.finished(&id).await;
+    until("it is counted", async || counted(&running.service).await == 1.0).await;
     assert_eq!((&state["state"], &state["id"], &state["run"]), (&json!("done"), &json!(id), &json!("grpo")));
     assert_eq!((&state["result"]["id"], &state["result"]["stored"]), (&json!(id), &json!(true)));
     assert_eq!(state["result"]["sequences"][0]["tokens"]["rank"].as_array().unwrap().len(), 10);
-    assert_eq!(counted(&running.service).await, 1.0);
     for headers in [&[][..], &[("idempotency-key", "k")], &[ASYNC]] {
         let retry = send(&running.service, &body, headers).await;
         assert_eq!((retry.status.as_u16(), retry.json()), (200, state["result"].clone()));
@@ -307,7 +307,8 @@ async fn a_restart_goes_on_with_what_was_accepted_and_knows_what_was_counted() {
         (&retry.json()["id"], &retry.headers["idempotent-replayed"]),
         (&json!(ids[3]), &"true".parse().unwrap())
     );
-    assert_eq!(counted(&running.service).await, 30.0, "those of this life");
+    // Those of this life. What is stored is counted a moment later.
+    until("the jobs are counted", async || counted(&running.service).await == 30.0).await;
     let verdicts = |view: &Value| {
         let engines = view["engines"].as_array().unwrap();
         let counts =
