@@ -364,6 +364,32 @@ async fn runs_that_the_monitor_has_forgotten_are_in_the_store() {
 }
 
 #[tokio::test]
+async fn a_store_in_trouble_does_not_stop_scoring() {
+    let folder = Folder::new("trouble");
+    let service = Service::new(folder.config(), FakeModel::default()).await;
+    let before = request(&json!([long("before", 0.01)]));
+    assert_eq!(service.post(&before).await.json()["stored"], true);
+    close(&service);
+    let body = request(&json!([long("a", 0.01), long("b", 0.02)]));
+    let first = service.post(&body).await;
+    assert_eq!((first.status.as_u16(), &first.json()["stored"]), (200, &json!(false)), "{}", first.body);
+    let again = service.post(&body).await;
+    assert_eq!((&again.body, &again.headers["idempotent-replayed"]), (&first.body, &"true".parse().unwrap()));
+    let overlapping = service.post(&request(&json!([long("c", 0.01), long("a", 0.01)]))).await.json();
+    assert_eq!(overlapping["already_counted"], json!([1]));
+    assert_eq!(counted(&service).await, 4.0);
+    assert_eq!(service.metric("plumbline_answers_unstored_total").await, Some(2.0));
+    assert_eq!(service.metric(r#"plumbline_store_state{state="closed"}"#).await, Some(1.0));
+    let refused = send(&service, &request(&json!([long("d", 0.01)])), &[ASYNC]).await;
+    assert_eq!(refused.problem(), (503, "store_unavailable".into()));
+    assert!(refused.headers.contains_key("retry-after"));
+    let ready = service.get("/readyz").await;
+    assert_eq!((ready.status.as_u16(), &ready.json()["store"]), (200, &json!("closed")));
+    assert_eq!(service.get("/v1/runs/grpo").await.json()["store"], "closed");
+    assert_eq!(service.get("/v1/runs/grpo/sequences").await.problem().1, "store_unavailable");
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_opened_ends_the_start() {
     let folder = Folder::new("broken");
     std::fs::create_dir_all(&folder.0).unwrap();
