@@ -103,3 +103,61 @@ fn a_write_that_fails_for_itself_takes_no_other_with_it() {
     drop(store);
     assert_good(&folder.file());
 }
+
+#[test]
+fn equal_work_at_the_same_time_counts_once() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let finish = |thread: u64| {
+            let store = &store;
+            move || {
+                let mut outcomes = Vec::new();
+                for content in 0..20 {
+                    let (id, content) = (format!("{thread}/{content}"), content.to_string());
+                    let target = Target::Direct(verification(&id, &content, None));
+                    let sequences = vec![sequence(&id, &content), sequence(&id, &format!("shared {}", content.len()))];
+                    outcomes.push(store.finish(completion(target, sequences)).wait().unwrap());
+                }
+                outcomes
+            }
+        };
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(finish(thread))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let count = |is: fn(&Finished) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
+    assert_eq!(count(|outcome| matches!(outcome, Finished::Done { .. })), 20);
+    assert_eq!(count(|outcome| matches!(outcome, Finished::Known(_))), 60);
+    let new = outcomes.iter().map(|outcome| match outcome {
+        Finished::Done { new } => new.iter().filter(|new| **new).count(),
+        _ => 0,
+    });
+    assert_eq!(new.sum::<usize>(), 22);
+    assert_eq!(groups(&store), [(22, 44, "22".into())]);
+    drop(store);
+    assert_good(&folder.file());
+}
+
+/// A summary that does not return.
+#[derive(Debug)]
+struct Broken;
+
+impl MergeSummaries for Broken {
+    fn merge(&self, _current: Option<&[u8]>, _added: &[&[u8]]) -> Result<Vec<u8>, String> {
+        panic!("a defect")
+    }
+}
+
+#[test]
+fn a_writer_that_ended_is_told() {
+    let folder = Folder::new();
+    let store = Store::open(StoreOptions { summaries: Arc::new(Broken), ..folder.options() }).unwrap();
+    let completion = completion(Target::Direct(verification("a", "a", None)), vec![sequence("a", "s")]);
+    assert_eq!(store.finish(completion).wait(), Err(StoreError::Closed));
+    assert_eq!(store.submit(verification("b", "b", None), Packed::new(b"q")).wait(), Err(StoreError::Closed));
+    assert_eq!(store.state().as_str(), "closed");
+    assert!(matches!(store.close(), Err(StoreError::Sql { .. })));
+    drop(store);
+    assert_good(&folder.file());
+    assert_eq!(direct(&folder.open(), "a", &["s"]), done(&[true]), "nothing of it was written");
+}

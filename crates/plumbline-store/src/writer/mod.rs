@@ -26,7 +26,7 @@ use crate::health::Health;
 use crate::retention::Trim;
 use crate::schema::MOVE_LOG;
 use crate::statistics::Counters;
-use crate::{MergeSummaries, Retention, StoreError};
+use crate::{MergeSummaries, Retention, StoreError, StoreState};
 
 /// Writes of one transaction at most: bounds how long the first one waits for the last.
 const MAX_WRITES: usize = 256;
@@ -114,15 +114,23 @@ impl Writer {
     fn answer(&self, batch: Vec<Box<dyn Operation>>, error: Option<&StoreError>) {
         self.counters.waiting.fetch_sub(batch.len() as u64, Ordering::Relaxed);
         for operation in batch {
-            if let Some(error) = operation.answer(error.cloned()) {
-                self.health.failed(&error);
+            // Before the answer: who has it may look at the numbers.
+            if let (None, Some(own)) = (error, operation.refused()) {
+                self.health.failed(own);
             }
+            operation.answer(error.cloned());
         }
     }
 
     /// Whether a store that failed works by now.
     fn try_again(&mut self) {
-        if !self.health.state().is_ok() {
+        let state = self.health.state();
+        if matches!(state, StoreState::Full { .. }) {
+            // What the log holds may have room in the file, and the log's own room can be used again then. Where it cannot be
+            // moved, the disk is as full as before, which the next write says.
+            let _as_before = self.connection.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
+        }
+        if !state.is_ok() {
             match self.probe() {
                 Ok(()) => self.health.succeeded(),
                 Err(error) => self.health.failed(&error),

@@ -28,8 +28,10 @@ pub(crate) trait Operation: Send {
     fn run(&mut self, scope: &mut Scope<'_>) -> Result<(), Failure>;
     /// This write alone is rolled back.
     fn refuse(&mut self, error: StoreError);
-    /// Answers: with the error, if there is one, else with what was kept. Gives back an error of this write alone.
-    fn answer(self: Box<Self>, error: Option<StoreError>) -> Option<StoreError>;
+    /// The error of this write alone, if it has one.
+    fn refused(&self) -> Option<&StoreError>;
+    /// Answers: with the error, if there is one, else with what was kept.
+    fn answer(self: Box<Self>, error: Option<StoreError>);
 }
 
 /// A write as a function.
@@ -70,15 +72,17 @@ where
         self.kept = Some(Err(error));
     }
 
-    fn answer(self: Box<Self>, error: Option<StoreError>) -> Option<StoreError> {
-        let (answer, own) = match (error, self.kept) {
-            (Some(error), _) => (Err(error), None),
-            (None, Some(Err(own))) => (Err(own.clone()), Some(own)),
-            (None, Some(answer)) => (answer, None),
-            (None, None) => (Err(StoreError::Closed), None),
+    fn refused(&self) -> Option<&StoreError> {
+        self.kept.as_ref().and_then(|kept| kept.as_ref().err())
+    }
+
+    fn answer(self: Box<Self>, error: Option<StoreError>) {
+        let answer = match (error, self.kept) {
+            (Some(error), _) => Err(error),
+            (None, Some(kept)) => kept,
+            (None, None) => Err(StoreError::Closed),
         };
         // Whoever asked may have gone: the write is done all the same.
         let _gone = self.sender.send(answer);
-        own
     }
 }
