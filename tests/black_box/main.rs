@@ -11,6 +11,8 @@ mod bad_input;
 mod commands;
 mod compare;
 mod concurrency;
+mod db;
+mod durability;
 mod fake_engine;
 #[cfg(feature = "hub")]
 mod hub;

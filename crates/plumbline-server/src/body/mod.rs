@@ -5,6 +5,8 @@ mod exchanges;
 mod findings;
 #[cfg(test)]
 mod fuzz;
+mod lines;
+mod native;
 mod origin;
 mod receive;
 mod resolve;
@@ -15,8 +17,10 @@ use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
 pub(crate) use self::findings::MAX_NAME_CHARS;
+pub(crate) use self::lines::{Line, LineDefaults, read_line};
+pub(crate) use self::native::native_body;
 pub(crate) use self::origin::Origin;
-pub(crate) use self::receive::{check_headers, receive};
+pub(crate) use self::receive::{MediaType, check_headers, receive};
 pub(crate) use self::resolve::{RequestLimits, Verification, resolve};
 #[cfg(test)]
 pub(crate) use self::wire::SamplingParameters;

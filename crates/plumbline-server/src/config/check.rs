@@ -7,6 +7,9 @@ use plumbline_divergence::NoiseFloor;
 
 use super::Config;
 
+/// A store that is smaller would forget what it has just taken in.
+const MIN_STORE_BYTES: u64 = 1 << 24;
+
 /// Why an address without API keys is refused.
 const OPEN_WITHOUT_KEYS: &str = "not loopback, which needs api_key_file, or no_auth = true to serve without keys";
 
@@ -16,7 +19,7 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 24] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 28] = [
             ("threads", self.threads as u64, 0..=4096),
             ("head_chunk_bytes", self.head_chunk_bytes as u64, 1 << 20..=1 << 36),
             ("mlp_chunk_bytes", self.mlp_chunk_bytes as u64, 1 << 20..=1 << 36),
@@ -29,6 +32,10 @@ impl Config {
             ("max_sequence_tokens", self.max_sequence_tokens as u64, 0..=*TOKENS.end()),
             ("max_body_bytes", self.max_body_bytes as u64, 1024..=1 << 32),
             ("max_sequences_per_request", self.max_sequences_per_request as u64, 1..=1 << 20),
+            ("store_max_bytes", self.store_max_bytes, 0..=1 << 44),
+            ("store_max_days", self.store_max_days, 0..=36_500),
+            ("max_jobs", self.max_jobs, 1..=10_000_000),
+            ("max_lines_per_request", self.max_lines_per_request as u64, 1..=1 << 20),
             ("window_seconds", self.window_seconds, SECONDS),
             ("window_slices", self.window_slices as u64, 1..=3600),
             ("max_label_sets", self.max_label_sets as u64, 0..=10_000),
@@ -83,6 +90,9 @@ impl Config {
             };
             let expected = if error.key == "cap" { "below 4" } else { error.expected };
             report(key, format!("must be {expected}"));
+        }
+        if (1..MIN_STORE_BYTES).contains(&self.store_max_bytes) {
+            report("store_max_bytes", format!("must be 0 (no limit) or at least {MIN_STORE_BYTES}"));
         }
         if self.max_queue_tokens < self.max_batch_tokens {
             report("max_queue_tokens", "must not be below max_batch_tokens, or no batch could ever fill".into());

@@ -88,6 +88,18 @@ pub struct Config {
     /// Sequences of one request.
     pub max_sequences_per_request: usize,
 
+    /// Folder of everything that outlives the process; `None` (an empty string) = nothing does.
+    #[serde(with = "empty_is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Bytes of the store's content above which retention removes the oldest; 0 = no limit.
+    pub store_max_bytes: u64,
+    /// Days after which retention removes what is stored; 0 = never.
+    pub store_max_days: u64,
+    /// Accepted verifications that may wait; beyond them requests get 429.
+    pub max_jobs: u64,
+    /// Lines of one NDJSON body.
+    pub max_lines_per_request: usize,
+
     /// Length in seconds of the sliding window behind the divergence gauges.
     pub window_seconds: u64,
     /// Slices of the window; it moves by one slice at a time.
@@ -199,6 +211,11 @@ impl Default for Config {
             max_sequence_tokens: 0,
             max_body_bytes: 32 * 1024 * 1024,
             max_sequences_per_request: 1024,
+            data_dir: None,
+            store_max_bytes: 10 << 30,
+            store_max_days: 30,
+            max_jobs: 100_000,
+            max_lines_per_request: 10_000,
             window_seconds: 300,
             window_slices: 60,
             max_label_sets: 200,

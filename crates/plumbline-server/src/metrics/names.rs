@@ -84,6 +84,34 @@ pub(super) const DIAGNOSES: Described =
     ("plumbline_diagnosis_total", "Diagnosed sequences by the cause that was ranked first.");
 pub(super) const SEQUENCES: Described = ("plumbline_sequences_total", "Answered sequences by verdict.");
 
+pub(super) const REPEATED: Described = (
+    "plumbline_repeated_total",
+    "What came again and was not counted again: requests answered from what is kept, and sequences of other requests that were counted before.",
+);
+pub(super) const UNSTORED: Described = (
+    "plumbline_answers_unstored_total",
+    "Answers that were sent without being stored because the store is in trouble.",
+);
+pub(super) const JOBS: Described =
+    ("plumbline_jobs", "Accepted verifications that wait (queued) or are worked on (running).");
+pub(super) const JOBS_FINISHED: Described =
+    ("plumbline_jobs_finished_total", "Accepted verifications that were answered (done) or cannot be (failed).");
+pub(super) const STORE_STATE: Described =
+    ("plumbline_store_state", "State of the store: 1 for its state, 0 for the others; none = there is no data dir.");
+pub(super) const STORE_ERRORS: Described =
+    ("plumbline_store_errors_total", "Failed reads and writes of the store, by kind.");
+pub(super) const STORE_BYTES: Described =
+    ("plumbline_store_bytes", "Bytes of the store's file, of its write-ahead log, and of the content in the file.");
+pub(super) const STORE_ROWS: Described =
+    ("plumbline_store_rows", "Sequences in the store, and those of them whose tokens are kept.");
+pub(super) const STORE_REMOVED: Described =
+    ("plumbline_store_removed_total", "What retention removed: sequences, their tokens, answers.");
+pub(super) const STORE_WAITING_WRITES: Described =
+    ("plumbline_store_waiting_writes", "Writes that wait for their commit.");
+pub(super) const STORE_WRITES: Described = ("plumbline_store_writes_total", "Writes to the store.");
+pub(super) const STORE_COMMITS: Described =
+    ("plumbline_store_commits_total", "Commits of the store; writes that wait together share one.");
+
 /// A value of its own within a family, beside [`GROUP_LABELS`].
 pub(super) type ExtraLabel = Option<(&'static str, &'static str)>;
 

@@ -254,7 +254,7 @@ fn register_build_info(registry: &Registry) -> prometheus::Result<()> {
     Ok(())
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+pub(super) fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
@@ -263,7 +263,7 @@ fn gauge(registry: &Registry, (name, help): Described) -> prometheus::Result<Int
     registered(registry, IntGauge::new(name, help)?)
 }
 
-fn counter(registry: &Registry, (name, help): Described) -> prometheus::Result<IntCounter> {
+pub(super) fn counter(registry: &Registry, (name, help): Described) -> prometheus::Result<IntCounter> {
     registered(registry, IntCounter::new(name, help)?)
 }
 

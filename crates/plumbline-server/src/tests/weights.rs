@@ -98,9 +98,12 @@ async fn an_update_changes_what_scores_and_says_so_everywhere() {
     let infos: Vec<_> = text.lines().filter(|line| line.starts_with("plumbline_reference_info{")).collect();
     assert!(infos.len() == 1 && infos[0].contains("\"42\""), "{infos:?}");
     service.updated(&root.checkpoint("step_43")).await;
-    let gone = service.post(&asking_for("2")).await;
+    let mut late = asking_for("2");
+    late["sequences"][0]["id"] = json!("late");
+    let gone = service.post(&late).await;
     assert_eq!(gone.problem(), (409, "policy_version_unavailable".into()));
     assert!(gone.body.contains("no longer resident"), "{}", gone.body);
+    assert_eq!(scored_by(&asking_for("2")).await, "2", "a retry gets what was stored");
 }
 
 /// A copy on each of two devices: both score, both follow, and their memory counts together.
