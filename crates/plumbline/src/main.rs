@@ -7,6 +7,8 @@ mod config_command;
 mod demo;
 mod embedded;
 mod facts;
+#[cfg(debug_assertions)]
+mod faults;
 mod logging;
 mod memory;
 mod offline;

@@ -12,7 +12,7 @@ use crate::metrics::Observation;
 use crate::middleware::ScoredTokens;
 use crate::problem::{Problem, ProblemDocument};
 use crate::state::{AppState, Resident};
-use crate::verify::{Answer, AnsweredSequence, INLINE_BYTES, VerificationResponse, compute, new_id, verify};
+use crate::verify::{Answer, AnsweredSequence, INLINE_BYTES, Terms, VerificationResponse, compute, new_id, verify};
 
 /// Scores rollouts and compares.
 ///
@@ -22,10 +22,14 @@ use crate::verify::{Answer, AnsweredSequence, INLINE_BYTES, VerificationResponse
     post,
     path = "/v1/verifications",
     tag = "verification",
+    params(
+        ("Plumbline-Priority" = Option<String>, Header, description = "`interactive` (answered soon or refused at once), `standard` or `bulk`"),
+        ("Plumbline-Timeout" = Option<f64>, Header, description = "Seconds in which the answer is wanted; what has not started by then is dropped")
+    ),
     request_body = VerificationRequest,
     responses(
         (status = 200, body = VerificationResponse),
-        (status = 400, description = "Not JSON", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "Not JSON, or a header that cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "API key required", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Policy version not resident", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "Too large", body = ProblemDocument, content_type = "application/problem+json"),
@@ -33,7 +37,8 @@ use crate::verify::{Answer, AnsweredSequence, INLINE_BYTES, VerificationResponse
         (status = 422, description = "Invalid fields, with pointers", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 429, description = "Queue full; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 500, description = "Internal error", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "Loading or shutting down; see Retry-After", body = ProblemDocument, content_type = "application/problem+json")
+        (status = 503, description = "Loading or shutting down; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 504, description = "The time of Plumbline-Timeout is over", body = ProblemDocument, content_type = "application/problem+json")
     )
 )]
 pub(super) async fn create(
@@ -42,6 +47,7 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     check_headers(&headers, state.config.max_body_bytes)?;
+    let terms = Terms::of(&headers, state.config.sync_priority.into())?;
     // Before the body is read: a server that takes no work need not receive it.
     let resident = state.resident()?;
     let bytes = receive(body, state.config.max_body_bytes, state.drain.clone()).await?;
@@ -49,7 +55,7 @@ pub(super) async fn create(
     let limits = resident.limits.clone();
     let heavy = bytes.len() > INLINE_BYTES;
     let verification = compute(heavy, move || resolve(parse(&bytes)?, &limits)).await??;
-    let answer = verify(&state, resident, verification, new_id()).await?;
+    let answer = verify(&state, resident, verification, new_id(), &terms).await?;
     // No await between here and the answer: what is counted was answered.
     let (json, tokens) = count(&state, resident, answer);
     let mut response = ([(header::CONTENT_TYPE, "application/json")], json).into_response();
