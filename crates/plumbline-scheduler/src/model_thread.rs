@@ -115,8 +115,9 @@ impl<'a> ModelThread<'a> {
             match step {
                 Step::Score(batch) => {
                     let started = Instant::now();
-                    self.score_batch(batch);
-                    self.shared.scored_for(self.thread, started.elapsed());
+                    let forwarded = self.score_batch(batch);
+                    self.shared.scored_for(self.thread, started.elapsed(), forwarded);
+                    self.restart_if_due();
                     if let Some(reason) = self.lost.take() {
                         return Err(reason);
                     }
@@ -174,15 +175,19 @@ impl<'a> ModelThread<'a> {
     }
 
     /// Scores a batch; where that fails, its halves, down to the sequence that is to blame. If the model fails everything
-    /// from there on, its weights are loaded again first.
-    fn score_batch(&mut self, batch: Vec<Entry>) {
+    /// from there on, its weights are loaded again first. The tokens of the forwards that did not fail.
+    fn score_batch(&mut self, batch: Vec<Entry>) -> usize {
         let mut open = vec![batch];
+        let mut forwarded = 0;
         let mut panicked = false;
         // What was alone when the weights were loaded again because of it.
         let mut tried_again = None;
         while let Some(mut entries) = open.pop() {
             match self.forward(&entries) {
-                Ok(scores) => self.answer(entries, Ok(scores)),
+                Ok((scores, tokens)) => {
+                    forwarded += tokens;
+                    self.answer(entries, Ok(scores));
+                }
                 Err(failure) => {
                     panicked |= failure.panicked;
                     let cause = &failure.cause;
@@ -207,8 +212,15 @@ impl<'a> ModelThread<'a> {
             }
         }
         self.panics += u32::from(panicked);
+        forwarded
+    }
+
+    /// After so many batches that panicked the weights are loaded again, as a precaution.
+    fn restart_if_due(&mut self) {
         let limit = self.shared.config().restart_after_panics;
         if self.lost.is_none() && limit > 0 && self.panics >= limit {
+            // One that cannot be loaded again is not tried at every batch from now on.
+            self.panics = 0;
             self.restart();
         }
     }
@@ -253,8 +265,8 @@ impl<'a> ModelThread<'a> {
         }
     }
 
-    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each.
-    fn forward(&mut self, entries: &[Entry]) -> Result<Vec<TokenScores>, Failure> {
+    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each, and the number of its tokens.
+    fn forward(&mut self, entries: &[Entry]) -> Result<(Vec<TokenScores>, usize), Failure> {
         let started = Instant::now();
         let unshared: usize = entries.iter().map(|entry| entry.sequence.forward_tokens()).sum();
         let mut saved_tokens = 0;
@@ -290,7 +302,7 @@ impl<'a> ModelThread<'a> {
         let observation =
             BatchObservation { tokens, saved_tokens, sequences, timing, elapsed, failed: result.is_err() };
         self.shared.observer.batch(&observation);
-        result.map(|scores| scores.sequences).map_err(|cause| Failure { cause, panicked })
+        result.map(|scores| (scores.sequences, tokens)).map_err(|cause| Failure { cause, panicked })
     }
 
     /// The model of the version that these entries were admitted for.
