@@ -135,8 +135,8 @@ impl Admission {
     ) -> Result<(), SubmitError> {
         let line = self.pace.line();
         let most = self.limit_of(class);
-        if tokens > most {
-            return Err(SubmitError::TooLarge { tokens, limit: most });
+        if tokens > self.limit {
+            return Err(SubmitError::TooLarge { tokens, limit: self.limit });
         }
         self.traffic[class.index()].note(tokens, now);
         let returning = self.bookings.redeem(digest, now);
@@ -188,7 +188,8 @@ impl Admission {
         let [interactive, standard, bulk] = waiting.map(|amount| amount.tokens);
         let occupied = [
             (if class == Class::Interactive { interactive } else { standard + bulk }, self.limit),
-            (if class == Class::Bulk { bulk } else { 0 }, self.limit_of(class)),
+            // Bulk that is alone may be as much as anything: else some could never be admitted.
+            (if class == Class::Bulk { bulk } else { 0 }, if bulk == 0 { self.limit } else { self.limit_of(class) }),
         ];
         let beyond = |(occupied, limit): (usize, usize)| {
             // Nothing is kept free in an empty queue.

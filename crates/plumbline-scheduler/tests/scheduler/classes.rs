@@ -38,8 +38,9 @@ fn bulk_leaves_a_quarter_of_the_queue_to_those_who_wait() {
     let _plug = scheduler.submit(sequences(&[1])).unwrap();
     control.started();
     let bulk = Demand::of(Class::Bulk);
-    let error = scheduler.submit_for(sequences(&[76]), &bulk).unwrap_err();
-    assert_eq!(error, SubmitError::TooLarge { tokens: 76, limit: 75 });
+    let error = scheduler.submit_for(sequences(&[101]), &bulk).unwrap_err();
+    assert_eq!(error, SubmitError::TooLarge { tokens: 101, limit: 100 });
+    drop(scheduler.submit_for(sequences(&[100]), &bulk).unwrap());
     let _waiting = scheduler.submit_for(sequences(&[70]), &bulk).unwrap();
     assert!(matches!(scheduler.submit_for(sequences(&[6]), &bulk), Err(SubmitError::QueueFull { limit: 75, .. })));
     let _standard = scheduler.submit(sequences(&[30])).unwrap();
