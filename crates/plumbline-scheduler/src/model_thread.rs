@@ -228,7 +228,9 @@ impl<'a> ModelThread<'a> {
     /// Whether a forward failed because the model fails everything by now; then its weights have been loaded again.
     fn is_the_models_fault(&mut self, entries: &[Entry], failure: &Failure) -> bool {
         let Some(entry) = entries.first() else { return false };
-        failure.may_last() && self.lost.is_none() && !self.is_healthy(&entry.reference) && self.restart()
+        // What is gone is not there after another load either.
+        let held = self.model_of(&entry.reference).is_ok();
+        failure.may_last() && held && !self.is_healthy(&entry.reference) && self.restart()
     }
 
     /// After a forward that ran out of memory: makes later batches smaller. Whether the same one may fit now because the

@@ -154,6 +154,25 @@ fn weights_that_cannot_be_loaded_again_end_the_scheduler() {
 }
 
 #[test]
+fn an_old_version_that_cannot_be_loaded_again_is_no_longer_resident() {
+    let (scheduler, watch) = start(WIDE, |load| (load == 0).then(|| panics_on(3)));
+    let second = AtomicUsize::new(0);
+    let load: Load = Arc::new(move || {
+        let fault = if second.fetch_add(1, Ordering::SeqCst) == 0 { breaks_on(3) } else { panics_on(3) };
+        Ok(Box::new(FakeModel::new(false, fault).0.with_version("2")) as Box<dyn ReferenceModel>)
+    });
+    block_on(scheduler.update_restartable(vec![load])).unwrap();
+    assert_eq!(scheduler.residents().kept().len(), 2);
+    let outcomes = outcomes(&scheduler, &[3, 4]);
+    assert!(outcomes[0].is_err());
+    assert_eq!(outcomes[1].as_ref().unwrap().scores, expected(&sequences(&[3, 4])[1]));
+    let kept: Vec<_> = scheduler.residents().kept().iter().map(|info| info.policy_version.clone()).collect();
+    assert_eq!(kept, ["2"]);
+    assert!(scheduler.residents().is_past("1"));
+    assert_eq!((count(&watch.began), count(&watch.ended)), (1, 1));
+}
+
+#[test]
 fn a_model_without_a_way_to_load_it_again_goes_on() {
     let model = FakeModel::new(false, breaks_on(3)).0;
     let load = move || Ok::<_, String>(Box::new(model) as Box<dyn ReferenceModel>);
