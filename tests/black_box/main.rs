@@ -18,6 +18,7 @@ mod fake_engine;
 mod hub;
 mod lifecycle;
 mod metrics_page;
+mod overload;
 mod recordings;
 #[cfg(feature = "selfcheck")]
 mod selfcheck;

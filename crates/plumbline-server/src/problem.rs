@@ -44,6 +44,7 @@ macro_rules! codes {
 
 codes! {
     MalformedJson = "malformed_json", BAD_REQUEST, "The body is not valid JSON";
+    InvalidHeader = "invalid_header", BAD_REQUEST, "A header has an invalid value";
     BodyInterrupted = "body_interrupted", BAD_REQUEST, "The body ended before it was complete";
     Unauthorized = "unauthorized", UNAUTHORIZED, "An API key is required";
     NotFound = "not_found", NOT_FOUND, "There is no such route";
@@ -95,8 +96,10 @@ codes! {
     AsyncUnavailable = "async_unavailable", NOT_IMPLEMENTED, "The server keeps nothing";
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The store cannot be used";
     Loading = "loading", SERVICE_UNAVAILABLE, "The reference is loading";
+    Restarting = "restarting", SERVICE_UNAVAILABLE, "The reference loads its weights again";
     Draining = "draining", SERVICE_UNAVAILABLE, "The server is shutting down";
     ReferenceFailed = "reference_failed", SERVICE_UNAVAILABLE, "The reference has failed";
+    DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, "The client's deadline passed";
 }
 
 impl From<ViolationCode> for Code {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::serve::ListenerExt;
-use plumbline_scheduler::{DrainOutcome, Scheduler, SchedulerState};
+use plumbline_scheduler::{DrainOutcome, SchedulerState};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch as watched};
@@ -223,11 +223,12 @@ pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, Serv
     let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
     let ledger = Ledger::open(&config, LedgerMetrics::register(&registry)?)?;
     let openapi = Bytes::from(serde_json::to_vec(&openapi).map_err(ServerError::OpenApi)?);
-    let scheduler = Scheduler::start_copies(config.scheduler(), Arc::new(metrics.clone()), source.initial)?;
+    let (versions, facts) = (source.versions.clone(), source.facts.clone());
+    let scheduler = source.scheduler(config.scheduler(), Arc::new(metrics.clone()))?;
     let (drain, draining) = watched::channel(false);
-    let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), source.versions);
+    let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), versions);
     let state = AppState::new(config, scheduler, registry, metrics, weights, ledger, openapi, draining);
-    let state = Arc::new(state.with_facts(source.facts));
+    let state = Arc::new(state.with_facts(facts));
     let router = routes::app(router, &state, keys);
     Ok(App { state, router, drain })
 }

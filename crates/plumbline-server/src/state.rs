@@ -24,6 +24,7 @@ use crate::problem::{Code, Problem};
 use crate::reports::Reports;
 use crate::sequences::SequenceStore;
 use crate::serve::ServerError;
+use crate::verify::VersionsWaitedFor;
 use crate::weights::{ResidentFacts, Weights, knowledge_of};
 
 /// How soon a client may look again while the reference loads.
@@ -48,6 +49,8 @@ pub(crate) struct AppState {
     pub(crate) sequences: SequenceStore,
     /// Reports of runs, made one at a time.
     pub(crate) reports: Reports,
+    /// What waits for versions of the weights that are not there yet.
+    pub(crate) versions_waited_for: VersionsWaitedFor,
     /// The OpenAPI document, serialised.
     pub(crate) openapi: Bytes,
     /// Turns true when the server starts to drain.
@@ -79,10 +82,12 @@ impl AppState {
         openapi: Bytes,
         drain: watch::Receiver<bool>,
     ) -> Self {
+        let versions_waited_for = VersionsWaitedFor::new(metrics.clone());
         Self {
             config,
             scheduler,
             metrics,
+            versions_waited_for,
             weights,
             floors: NoiseFloors::default(),
             ledger,
@@ -156,6 +161,7 @@ impl AppState {
         }
         match self.scheduler.state() {
             SchedulerState::Loading => Err(loading()),
+            SchedulerState::Restarting => Err(restarting()),
             SchedulerState::Ready => self.resident.get().ok_or_else(loading),
             SchedulerState::Draining | SchedulerState::Stopped => Err(draining()),
             SchedulerState::Failed { reason } => Err(reference_failed(&reason)),
@@ -192,6 +198,12 @@ impl fmt::Debug for AppState {
 /// 503 while the reference loads.
 pub(crate) fn loading() -> Problem {
     Problem::new(Code::Loading, "the reference is still loading").retry_after(LOADING_RETRY)
+}
+
+/// 503 while the reference loads its weights again after a failure.
+pub(crate) fn restarting() -> Problem {
+    let detail = "the reference loads its weights again after a failure; what was admitted is scored afterwards";
+    Problem::new(Code::Restarting, detail).retry_after(LOADING_RETRY)
 }
 
 /// 503 while the server shuts down.

@@ -8,6 +8,8 @@ mod db;
 mod demo;
 mod embedded;
 mod facts;
+#[cfg(debug_assertions)]
+mod faults;
 mod logging;
 mod memory;
 mod offline;

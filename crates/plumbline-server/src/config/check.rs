@@ -19,7 +19,9 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 28] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 30] = [
+            ("quarantine_seconds", self.quarantine_seconds, 0..=24 * 3600),
+            ("restart_after_panics", u64::from(self.restart_after_panics), 0..=1_000_000),
             ("threads", self.threads as u64, 0..=4096),
             ("head_chunk_bytes", self.head_chunk_bytes as u64, 1 << 20..=1 << 36),
             ("mlp_chunk_bytes", self.mlp_chunk_bytes as u64, 1 << 20..=1 << 36),
@@ -100,6 +102,9 @@ impl Config {
         if !(0.0..=0.5).contains(&self.aside_share) {
             report("aside_share", "must be from 0 to 0.5".into());
         }
+        if !(1.5..=1000.0).contains(&self.interactive_stretch) {
+            report("interactive_stretch", "must be from 1.5 to 1000".into());
+        }
         if self.aside_max_tokens < self.aside_tokens {
             report("aside_max_tokens", "must not be below aside_tokens".into());
         }
@@ -173,6 +178,8 @@ mod tests {
         assert_eq!(keys(|c| c.aside_share = 0.6), ["aside_share"]);
         assert_eq!(keys(|c| c.aside_share = f64::NAN), ["aside_share"]);
         assert_eq!(keys(|c| c.aside_max_tokens = 255), ["aside_max_tokens"]);
+        assert_eq!(keys(|c| c.interactive_stretch = 1.0), ["interactive_stretch"]);
+        assert_eq!(keys(|c| c.quarantine_seconds = 86_401), ["quarantine_seconds"]);
         assert_eq!(keys(|c| c.noise_floor_tokens = 255), ["noise_floor_tokens"]);
         assert_eq!(keys(|c| c.noise_floor_tokens = 0), [] as [&str; 0]);
         assert_eq!(keys(|c| c.revision = Some("main".into())), ["revision"]);

@@ -77,6 +77,7 @@ pub(crate) async fn lines(
     bytes: Vec<u8>,
     defaults: LineDefaults,
     wishes: Wishes,
+    terms: Terms,
     request_id: &str,
 ) -> Result<Response, Problem> {
     let (limits, most) = (resident.limits.clone(), state.config.max_lines_per_request);
@@ -91,7 +92,7 @@ pub(crate) async fn lines(
     }
     let outcomes = each(state, read, SCORED_AT_ONCE, |state, request, _| async move {
         let resident = state.loaded().ok_or_else(loading)?;
-        answer(&state, resident, request, &Terms::bulk()).await.map(LineOutcome::Answered)
+        answer(&state, resident, request, &terms).await.map(LineOutcome::Answered)
     });
     Ok(answered(&outcomes.await?, request_id))
 }

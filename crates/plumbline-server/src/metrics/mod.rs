@@ -1,5 +1,6 @@
 //! What Prometheus scrapes: typed structs on a registry that is passed in.
 
+mod admission;
 mod divergence;
 mod ledger;
 mod names;

@@ -41,6 +41,36 @@ pub(super) const CANCELLED_SEQUENCES: Described =
     ("plumbline_sequences_cancelled_total", "Sequences dropped from the queue because their client left.");
 pub(super) const CANCELLED_TOKENS: Described =
     ("plumbline_tokens_cancelled_total", "Tokens dropped from the queue because their client left.");
+pub(super) const CLASS_QUEUE_TOKENS: Described =
+    ("plumbline_class_queue_tokens", "Tokens that wait to be scored, by class of urgency.");
+pub(super) const CLASS_QUEUE_SEQUENCES: Described =
+    ("plumbline_class_queue_sequences", "Sequences that wait to be scored, by class of urgency.");
+pub(super) const CLASS_WAIT_SECONDS: Described = (
+    "plumbline_class_wait_seconds",
+    "Time from a sequence's admission to the start of its batch, by class of urgency.",
+);
+pub(super) const ADMISSION_REFUSED: Described = (
+    "plumbline_admission_refused_total",
+    "Requests whose work was not admitted, by class and reason: queue_full (by tokens), too_slow (by time), unavailable, \
+     quarantined or invalid.",
+);
+pub(super) const REFUSAL_REASONS: [&str; 5] = ["queue_full", "too_slow", "unavailable", "quarantined", "invalid"];
+pub(super) const SEQUENCES_DROPPED: Described =
+    ("plumbline_sequences_dropped_total", "Admitted sequences that are never scored, by reason; none had started.");
+pub(super) const TOKENS_DROPPED: Described =
+    ("plumbline_tokens_dropped_total", "Tokens of admitted sequences that are never scored, by reason.");
+pub(super) const MODEL_PANICS: Described =
+    ("plumbline_model_panics_total", "Sequences that made the reference panic; they are refused for a while.");
+pub(super) const QUARANTINED: Described = (
+    "plumbline_quarantined_sequences",
+    "Sequences that were refused at the last panic because they had made the reference panic.",
+);
+pub(super) const MODEL_RESTARTS: Described =
+    ("plumbline_model_restarts_total", "Times that a model thread began to load its weights again after a failure.");
+pub(super) const MODEL_RESTART_SECONDS: Described =
+    ("plumbline_model_restart_seconds", "Time in which a model thread loaded its weights again.");
+pub(super) const VERSION_WAIT_TOKENS: Described =
+    ("plumbline_version_wait_tokens", "Tokens of requests that wait for a version of the weights.");
 pub(super) const REQUEST_SECONDS: Described =
     ("plumbline_request_seconds", "Time from a request's headers to its response, by route and status.");
 pub(super) const REQUESTS_IN_FLIGHT: Described =

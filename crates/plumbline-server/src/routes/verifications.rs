@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State, rejection::QueryRejection};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use plumbline_scheduler::Class;
 use plumbline_store::{JobState, Packed, VerificationRow};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -80,6 +81,8 @@ pub(super) struct StateResponse<'a> {
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "The sender's name for the request: with the same key and content it may be sent again. 1 to 255 printable ASCII characters"),
         ("Prefer" = Option<String>, Header, description = "`respond-async`: accept the request and answer later"),
+        ("Plumbline-Priority" = Option<String>, Header, description = "`interactive` (answered soon or refused at once), `standard` or `bulk`"),
+        ("Plumbline-Timeout" = Option<f64>, Header, description = "Seconds in which the answer is wanted; what has not started by then is dropped"),
         LineDefaults
     ),
     request_body(content(
@@ -92,7 +95,7 @@ pub(super) struct StateResponse<'a> {
             (LinesResponse = "application/x-ndjson")
         )),
         (status = 202, description = "Accepted and on disk; see Location. Of NDJSON the state of each line", body = AcceptedResponse),
-        (status = 400, description = "Not JSON, or a key that is none", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "Not JSON, or a header that cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "API key required", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Policy version not resident", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "Too large", body = ProblemDocument, content_type = "application/problem+json"),
@@ -101,7 +104,8 @@ pub(super) struct StateResponse<'a> {
         (status = 429, description = "Queue full; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 500, description = "Internal error", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 501, description = "respond-async without a data dir", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "Loading, shutting down, or the store is in trouble; see Retry-After", body = ProblemDocument, content_type = "application/problem+json")
+        (status = 503, description = "Loading, shutting down, or the store is in trouble; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 504, description = "The time of Plumbline-Timeout is over", body = ProblemDocument, content_type = "application/problem+json")
     )
 )]
 pub(super) async fn create(
@@ -113,6 +117,14 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let media = check_headers(&headers, &[MediaType::Json, MediaType::Ndjson], state.config.max_body_bytes)?;
     let wishes = Wishes::of(&headers)?;
+    let otherwise = match media {
+        MediaType::Json if !wishes.respond_async => state.config.sync_priority.into(),
+        _ => Class::Bulk,
+    };
+    let terms = Terms::of(&headers, otherwise)?;
+    if wishes.respond_async {
+        terms.fit_accepted_work()?;
+    }
     let Query(defaults) = defaults.map_err(|error| Problem::new(Code::InvalidValue, error.body_text()))?;
     // Before the body is read: a server that takes no work need not receive it.
     let resident = state.resident()?;
@@ -121,13 +133,13 @@ pub(super) async fn create(
     }
     let bytes = receive(body, state.config.max_body_bytes, state.drain.clone()).await?;
     match media {
-        MediaType::Json => one(&state, resident, bytes, wishes).await,
-        MediaType::Ndjson => lines(&state, resident, bytes, defaults, wishes, id.as_str()).await,
+        MediaType::Json => one(&state, resident, bytes, wishes, &terms).await,
+        MediaType::Ndjson => lines(&state, resident, bytes, defaults, wishes, terms, id.as_str()).await,
     }
 }
 
 /// One body of JSON.
-async fn one(state: &Arc<AppState>, resident: &Resident, bytes: Vec<u8>, wishes: Wishes) -> Result<Response, Problem> {
+async fn one(state: &Arc<AppState>, resident: &Resident, bytes: Vec<u8>, wishes: Wishes, terms: &Terms) -> Result<Response, Problem> {
     let limits = resident.limits.clone();
     let heavy = bytes.len() > INLINE_BYTES;
     let Wishes { key, respond_async } = wishes;
@@ -137,7 +149,7 @@ async fn one(state: &Arc<AppState>, resident: &Resident, bytes: Vec<u8>, wishes:
     })
     .await??;
     let Some(packed) = packed else {
-        return Ok(answered(answer(state, resident, request, &Terms::interactive()).await?));
+        return Ok(answered(answer(state, resident, request, terms).await?));
     };
     match accept(state, &request, packed).await? {
         Accepted::Answer(json) => Ok(answered(Reply { json, replayed: true, scored_tokens: 0 })),

@@ -231,3 +231,30 @@ async fn the_wait_is_bounded() {
     assert_eq!(reply.first_error(), ("policy_version_unavailable".into(), "/policy_version".into()));
     assert!(reply.body.contains("did not become resident in time"), "{}", reply.body);
 }
+
+#[tokio::test]
+async fn what_waits_is_bounded_in_tokens_and_by_the_clients_time() {
+    let root = Root::new("waiting");
+    let config = Config {
+        weights_root: vec![root.0.clone()],
+        version_wait_seconds: 3600,
+        max_queue_tokens: 6,
+        max_batch_tokens: 6,
+        ..Config::default()
+    };
+    let service = Service::from_source(config, source()).await;
+    let body = asking_for("3");
+    {
+        let waiting = service.post(&body);
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+        assert_eq!(service.metric("plumbline_version_wait_tokens").await, Some(4.0));
+        assert_eq!(service.post(&body).await.problem(), (429, "queue_full".into()), "4 more are too many");
+    }
+    assert_eq!(service.metric("plumbline_version_wait_tokens").await, Some(0.0), "its client left");
+    let mut request = super::post(body.to_string());
+    request.headers_mut().insert("plumbline-timeout", "0.01".parse().unwrap());
+    assert_eq!(service.call(request).await.problem(), (504, "deadline_exceeded".into()));
+    service.updated(&root.checkpoint("step_3")).await;
+    assert_eq!(service.post(&body).await.json()["reference"]["policy_version"], "3");
+}

@@ -11,11 +11,10 @@ mod response;
 mod versions;
 
 use plumbline_core::ScoringSequence;
-use plumbline_scheduler::ScoreError;
 use uuid::Uuid;
 
 pub(crate) use self::admission::Terms;
-use self::admission::admit;
+use self::admission::{admit, unscored};
 use self::assessed::Assessed;
 pub(crate) use self::assessed::{Answer, AnsweredSequence};
 use self::causes::diagnosed;
@@ -23,10 +22,11 @@ pub(crate) use self::compute::{INLINE_BYTES, INLINE_TOKENS, compute, defect};
 #[cfg(test)]
 pub(crate) use self::response::ImportanceWeightsDocument;
 pub(crate) use self::response::{FindingResponse, SIGN, VerificationResponse};
+pub(crate) use self::versions::VersionsWaitedFor;
 use self::versions::wait_for_versions;
 use crate::body::Verification;
 use crate::problem::Problem;
-use crate::state::{AppState, Resident, draining};
+use crate::state::{AppState, Resident};
 
 /// A name for a verification that nobody else has.
 pub(crate) fn new_id() -> String {
@@ -36,8 +36,8 @@ pub(crate) fn new_id() -> String {
 /// Scores, compares, judges and words the answer of a verification with this id.
 ///
 /// # Errors
-/// 409 for a version of the weights that is not there, 413, 422, 429 and 503 where the work is not admitted, 500 if the reference
-/// fails on a sequence: then nothing of the verification counts.
+/// 409 for a version of the weights that is not there, 413, 422, 429 and 503 where the work is not admitted, 504 past the
+/// deadline, 500 if the reference fails on a sequence: then nothing of the verification counts.
 pub(crate) async fn verify(
     state: &AppState,
     resident: &Resident,
@@ -45,12 +45,13 @@ pub(crate) async fn verify(
     id: String,
     terms: &Terms,
 ) -> Result<Answer, Problem> {
-    wait_for_versions(state, &verification.wanted).await?;
-    let heavy = tokens_of(&verification) > INLINE_TOKENS;
+    let tokens = tokens_of(&verification);
+    wait_for_versions(state, &verification.wanted, tokens, terms).await?;
+    let heavy = tokens > INLINE_TOKENS;
     let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
     let scored_tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
     let ticket = admit(state, &verification, work, terms)?;
-    let outcomes = ticket.wait().await.map_err(|ScoreError::Stopped| draining())?;
+    let outcomes = ticket.wait().await.map_err(unscored)?;
 
     let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
     let assessed = compute(heavy, move || Assessed::new(verification, outcomes, &levels, &floors)).await??;
