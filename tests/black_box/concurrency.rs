@@ -63,7 +63,9 @@ async fn futures_in_order(server: &Server, sequences: &[Value], at_once: usize) 
             .map(|sequence| {
                 let (client, url) = (server.client.clone(), server.at("/v1/verifications"));
                 let include = ["tokens", "importance_weights"];
-                let body = json!({"run": "many", "engine": "vllm", "sequences": [sequence], "include": include});
+                // Another run each time: the same request again would get the stored answer.
+                let run = format!("{at_once} at once");
+                let body = json!({"run": run, "engine": "vllm", "sequences": [sequence], "include": include});
                 tokio::spawn(async move {
                     let response = client.post(url).json(&body).send().await.unwrap();
                     assert_eq!(response.status(), 200);

@@ -9,9 +9,9 @@ async fn sigterm_answers_what_was_admitted_and_exits_0() {
     let server = Server::start(&[]).await;
     let lines = recording("tiny-bf16-raw");
     let posts: Vec<_> = (0..8)
-        .map(|_| {
+        .map(|number| {
             let (client, url) = (server.client.clone(), server.at("/v1/verifications"));
-            let body = json!({"run": "drain", "engine": "vllm", "sequences": lines});
+            let body = json!({"run": format!("drain-{number}"), "engine": "vllm", "sequences": lines});
             tokio::spawn(async move { client.post(url).json(&body).send().await })
         })
         .collect();

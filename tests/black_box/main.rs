@@ -11,11 +11,14 @@ mod bad_input;
 mod commands;
 mod compare;
 mod concurrency;
+mod db;
+mod durability;
 mod fake_engine;
 #[cfg(feature = "hub")]
 mod hub;
 mod lifecycle;
 mod metrics_page;
+mod overload;
 mod recordings;
 #[cfg(feature = "selfcheck")]
 mod selfcheck;

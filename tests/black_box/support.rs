@@ -39,9 +39,15 @@ pub(crate) fn client() -> Client {
 impl Server {
     /// Starts `serve` with the embedded model and waits until it is ready.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = plumbline()
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

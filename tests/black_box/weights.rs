@@ -100,7 +100,10 @@ async fn swaps_under_load_change_nothing_but_the_version() {
             tokio::spawn(async move {
                 let mut versions = Vec::new();
                 while !stop.load(Ordering::Relaxed) || versions.is_empty() {
-                    let answer = server.verify("swaps", std::slice::from_ref(&sequence)).await;
+                    // A sequence of its own each time: the same one again would get the stored answer.
+                    let mut sequence = sequence.clone();
+                    sequence["id"] = json!(format!("{client}-{}", versions.len()));
+                    let answer = server.verify("swaps", &[sequence]).await;
                     let version: usize = answer["reference"]["policy_version"].as_str().unwrap().parse().unwrap();
                     // Odd versions are policy-1, even ones policy-2.
                     let policy = if version % 2 == 1 { 1 } else { 2 };
@@ -189,7 +192,7 @@ async fn an_adapter_is_a_checkpoint_of_the_model_that_was_started() {
     let server = Server::start(&["--model", base.to_str().unwrap(), "--weights-root", checkpoints.path()]).await;
     let before = numbers(&server.verify("r", std::slice::from_ref(&sequence)).await);
     assert_eq!(update(&server, &folder, "1").await["success"], true);
-    let after = server.verify("r", std::slice::from_ref(&sequence)).await;
+    let after = server.verify("updated", std::slice::from_ref(&sequence)).await;
     assert_ne!(before, expected, "the adapter changes something");
     assert_eq!(numbers(&after), expected);
     assert_eq!(after["reference"]["model"], "llama", "the model keeps its name");

@@ -1,10 +1,12 @@
 #!/bin/bash
-# Drives real engines with `plumbline compare`: vLLM's CPU build serves one model in float32 and in bfloat16 on loopback.
+# Drives real engines with `plumbline compare`: vLLM's CPU build serves one model in float32 and in bfloat16 on loopback, llama.cpp's server the same
+# model as a GGUF file.
 #
 #   tests/engines/real_engines.sh install           about 10 GB under $ENGINES (default: ./engines); Python 3.11 and uv are needed
 #   tests/engines/real_engines.sh serve DTYPE PORT  serves $MODEL until Ctrl-C (DTYPE: float32 or bfloat16)
 #   tests/engines/real_engines.sh both OUT          starts both, compares them at once, stops both (about 8 GB of memory)
 #   tests/engines/real_engines.sh in-turn OUT       the same, one engine after the other, with --resume (about 4 GB)
+#   tests/engines/real_engines.sh llama.cpp OUT     llama.cpp alone; $PYTHON has xllamacpp, gguf, torch and safetensors [default: python3]
 #
 # MODEL      folder of the model                       [default: the embedded model's folder]
 # PLUMBLINE  the binary                                [default: target/release/plumbline]
@@ -51,7 +53,7 @@ start() {
 }
 
 stop() {
-  for pid in "${pids[@]}"; do kill -INT -- "-$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do kill -INT -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
   pids=()
 }
@@ -92,8 +94,16 @@ case "${1:-}" in
     ready 8102
     compare --out "$2/report" --engine bf16=vllm@http://127.0.0.1:8102 --resume
     ;;
+  llama.cpp)
+    mkdir -p "$2"
+    "${PYTHON:-python3}" "$here/to_gguf.py" "$model" "$2/model.gguf"
+    "${PYTHON:-python3}" "$here/llama_cpp_server.py" "$2/model.gguf" 8103 >"$2/llama.cpp.log" 2>&1 &
+    pids+=($!)
+    ready 8103
+    compare --out "$2/report" --engine llama.cpp=http://127.0.0.1:8103
+    ;;
   *)
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,16s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

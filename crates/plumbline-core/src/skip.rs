@@ -1,9 +1,9 @@
 //! Tokens that enter no sum, and why.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a token enters no sum. Every token of a rollout is either compared or counted under exactly one reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SkipReason {
     /// `loss_mask` is 0 there.
@@ -66,7 +66,7 @@ impl SkipReason {
 }
 
 /// Number of skipped tokens by reason. Serialises as an object with every reason, zeros included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkipCounts {
     masked: u64,
     no_context: u64,

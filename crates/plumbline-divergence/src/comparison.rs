@@ -1,12 +1,12 @@
 //! Lining up what the engine said with what the reference says, token by token.
 
 use plumbline_core::{Rollout, SkipCounts, SkipReason, TokenScores};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::terms;
 
 /// One completion token: both logprobs, what the reference knows about it, and whether it enters the sums.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenComparison {
     /// The sampled token.
     pub token_id: u32,

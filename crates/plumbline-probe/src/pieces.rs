@@ -51,6 +51,11 @@ pub(crate) fn cut(sequences: &[ScoringSequence], limits: PieceLimits) -> Option<
     Some(pieces)
 }
 
+/// Tokens of the forward of one piece, if no prompt is shared.
+pub(crate) fn forward_tokens(sequences: &[ScoringSequence]) -> usize {
+    sequences.iter().map(ScoringSequence::forward_tokens).sum()
+}
+
 /// Scores the sequences of one piece with the version that the first one names, or the current one.
 pub(crate) fn score_piece(
     models: &mut dyn Models,

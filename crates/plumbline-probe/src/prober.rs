@@ -8,7 +8,7 @@ use plumbline_core::{ModelError, ReferenceModel, ScoringSequence, TokenId, Token
 use plumbline_divergence::{ProbeError, Prober};
 use plumbline_scheduler::{AsideError, Models, Scheduler};
 
-use crate::pieces::{PieceError, PieceLimits, cut, score_piece};
+use crate::pieces::{PieceError, PieceLimits, cut, forward_tokens, score_piece};
 
 /// How often a diagnosis that waits for the model looks whether it should go on.
 const LOOK: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ impl AsideProber<'_> {
         Ok(())
     }
 
-    fn job<T, F>(&self, run: F) -> Result<T, ProbeError>
+    fn job<T, F>(&self, tokens: usize, run: F) -> Result<T, ProbeError>
     where
         F: FnOnce(&mut dyn Models) -> Result<T, PieceError> + Send + 'static,
         T: Send + 'static,
@@ -58,7 +58,7 @@ impl AsideProber<'_> {
         if self.is_over() {
             return Err(ProbeError::Exhausted);
         }
-        let mut ticket = self.scheduler.aside(run).map_err(|error| failed(&error))?;
+        let mut ticket = self.scheduler.aside(tokens, run).map_err(|error| failed(&error))?;
         loop {
             let look = Instant::now() + LOOK;
             match ticket.wait_until(self.deadline.map_or(look, |deadline| deadline.min(look))) {
@@ -83,12 +83,13 @@ impl AsideProber<'_> {
         variant: Option<Variant>,
     ) -> Result<Vec<TokenScores>, ProbeError> {
         let pieces = cut(sequences, self.limits).ok_or_else(|| self.too_long())?;
-        self.pay(sequences.iter().map(ScoringSequence::forward_tokens).sum())?;
+        self.pay(forward_tokens(sequences))?;
         let sequences: Arc<[ScoringSequence]> = sequences.into();
         let mut scores = Vec::with_capacity(sequences.len());
         for piece in pieces {
             let sequences = Arc::clone(&sequences);
-            scores.extend(self.job(move |models| score_piece(models, &sequences[piece], variant.as_ref()))?);
+            let tokens = forward_tokens(&sequences[piece.clone()]);
+            scores.extend(self.job(tokens, move |models| score_piece(models, &sequences[piece], variant.as_ref()))?);
         }
         Ok(scores)
     }
@@ -126,7 +127,7 @@ impl Prober for AsideProber<'_> {
             self.pay(asked.forward_tokens())?;
             let own = places.to_vec();
             // The rows are looked at here and not on the model thread, whose time is traffic's.
-            let rows = self.job(move |models| {
+            let rows = self.job(asked.forward_tokens(), move |models| {
                 let version = match (&asked.policy_version, models.current()) {
                     (Some(version), _) => version.clone(),
                     (None, Some(current)) => current.policy_version.clone(),
@@ -148,7 +149,7 @@ impl Prober for AsideProber<'_> {
             return supported;
         }
         let own = *variant;
-        let supported = self.job(move |models| {
+        let supported = self.job(0, move |models| {
             let version = models.current().map(|current| current.policy_version.clone()).unwrap_or_default();
             Ok(models.model(&version).is_some_and(|model| model.supports(&own)))
         });

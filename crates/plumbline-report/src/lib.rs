@@ -21,7 +21,7 @@ pub use facts::{CrossComparison, EngineFacts, Facts, InputFacts};
 pub use limits::{CollectorLimits, Footprint};
 pub use plumbline_core::TokenText;
 pub use report::{EngineResult, Report, ReportError};
-pub use token_table::{TableError, TableFacts, TokenTable};
+pub use token_table::{TableError, TableFacts, TableSequence, TokenTable};
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,8 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use plumbline_core::{SkipReason, TokenText};
+use plumbline_core::{SkipReason, TokenId, TokenText};
+use plumbline_divergence::TokenComparison;
 
 use self::column::{Column, text_value};
 use crate::collector::Observed;
@@ -45,6 +46,7 @@ const SCHEMA: &str = "message tokens {
     optional double eos_probability;
     required boolean compared;
     optional binary skipped (STRING);
+    optional binary run (STRING);
 }";
 
 /// Why a table cannot be written.
@@ -68,10 +70,46 @@ pub enum TableError {
 pub struct TableFacts {
     /// Name of the run, if it has one.
     pub run: Option<String>,
-    /// The reference.
-    pub model: String,
+    /// The reference, if it is known.
+    pub model: Option<String>,
     /// RFC 3339, UTC.
     pub created_at: String,
+}
+
+/// The tokens of one sequence, by reference.
+#[derive(Clone, Copy, Debug)]
+pub struct TableSequence<'a> {
+    /// The run, where the table has several.
+    pub run: Option<&'a str>,
+    /// Label of the engine that sampled it.
+    pub engine: &'a str,
+    /// Label of the worker, if the sender said one.
+    pub worker: Option<&'a str>,
+    /// Version of the weights that scored it; `None` = unknown, or several.
+    pub policy_version: Option<&'a str>,
+    /// What sequences of the same prompt have in common, if the sender said so.
+    pub group: Option<&'a str>,
+    /// Its id, as sent.
+    pub id: &'a str,
+    /// The end of its prompt or all of it, for the text of its first tokens; empty where it is not known.
+    pub prompt: &'a [TokenId],
+    /// Its completion beside the reference's scores.
+    pub tokens: &'a [TokenComparison],
+}
+
+impl<'a> From<&Observed<'a>> for TableSequence<'a> {
+    fn from(observed: &Observed<'a>) -> Self {
+        Self {
+            run: None,
+            engine: observed.engine,
+            worker: observed.worker,
+            policy_version: observed.policy_version,
+            group: observed.group,
+            id: &observed.comparison.id,
+            prompt: observed.rollout.map_or(&[], |rollout| &rollout.prompt_token_ids),
+            tokens: &observed.comparison.tokens,
+        }
+    }
 }
 
 /// Writes rows in groups of 131072, Snappy-compressed. Memory does not grow with the number of rows.
@@ -114,9 +152,9 @@ impl<W: Write + Send> TokenTable<W> {
             entry("schema_version", SCHEMA_VERSION),
             entry("version", env!("CARGO_PKG_VERSION")),
             entry("log_ratio_sign", crate::document::SIGN),
-            entry("model", &facts.model),
             entry("created_at", &facts.created_at),
         ];
+        metadata.extend(facts.model.as_ref().map(|model| entry("model", model)));
         metadata.extend(facts.run.as_ref().map(|run| entry("run", run)));
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
@@ -131,13 +169,18 @@ impl<W: Write + Send> TokenTable<W> {
     ///
     /// # Errors
     /// [`TableError::Write`]; the table is unusable then.
-    pub fn append(&mut self, observed: &Observed<'_>, text: Option<&dyn TokenText>) -> Result<(), TableError> {
-        let pieces = text.map(|text| pieces(text, observed));
-        let (engine, id) = (text_value(observed.engine), text_value(&observed.comparison.id));
+    pub fn append<'a>(
+        &mut self,
+        sequence: impl Into<TableSequence<'a>>,
+        text: Option<&dyn TokenText>,
+    ) -> Result<(), TableError> {
+        let sequence = sequence.into();
+        let pieces = text.map(|text| pieces(text, &sequence));
+        let (engine, id) = (text_value(sequence.engine), text_value(sequence.id));
         let label = |label: Option<&str>| label.map(text_value);
-        let (worker, version) = (label(observed.worker), label(observed.policy_version));
-        let group = label(observed.group);
-        for (position, token) in observed.comparison.tokens.iter().enumerate() {
+        let (worker, version) = (label(sequence.worker), label(sequence.policy_version));
+        let (group, run) = (label(sequence.group), label(sequence.run));
+        for (position, token) in sequence.tokens.iter().enumerate() {
             let mut columns = self.columns.iter_mut();
             let mut next = || columns.next().ok_or_else(|| ParquetError::General("a column is missing".into()));
             next()?.push_bytes(Some(engine.clone()))?;
@@ -159,6 +202,7 @@ impl<W: Write + Send> TokenTable<W> {
             next()?.push_f64(token.eos_probability)?;
             next()?.push_bool(token.compared().is_some())?;
             next()?.push_bytes(token.skipped.map(SkipReason::as_str).map(text_value))?;
+            next()?.push_bytes(run.clone())?;
             self.held += 1;
             if self.held == ROW_GROUP {
                 self.flush()?;
@@ -210,11 +254,10 @@ impl<W: Write + Send> TokenTable<W> {
 }
 
 /// The text of the completion's tokens, decoded behind the end of the prompt.
-fn pieces(text: &dyn TokenText, observed: &Observed<'_>) -> Vec<String> {
-    let prompt = observed.rollout.map_or(&[][..], |rollout| &rollout.prompt_token_ids);
-    let prompt = &prompt[prompt.len().saturating_sub(PROMPT_TOKENS)..];
+fn pieces(text: &dyn TokenText, sequence: &TableSequence<'_>) -> Vec<String> {
+    let prompt = &sequence.prompt[sequence.prompt.len().saturating_sub(PROMPT_TOKENS)..];
     let mut ids = prompt.to_vec();
-    ids.extend(observed.comparison.tokens.iter().map(|token| token.token_id));
+    ids.extend(sequence.tokens.iter().map(|token| token.token_id));
     let mut pieces = text.pieces(&ids);
     pieces.drain(..prompt.len().min(pieces.len()));
     pieces

@@ -17,7 +17,8 @@ use crate::{AsideError, Scheduler};
 
 impl Scheduler {
     /// Runs `job` on a model thread, whichever is free first, between two batches: at once when nothing waits to be scored
-    /// and nothing was scored a moment ago, else as far as the share of the time allows. First in, first out.
+    /// and nothing was scored a moment ago, else as soon as the share of the time has saved up what `tokens` tokens of a
+    /// forward take, as fast as batches go. First in, first out.
     ///
     /// A job must be small: a batch that arrives while it runs waits for its end, whatever the share. Whoever has much to
     /// do cuts it into jobs of a few hundred tokens. It must not wait for another job or for scores, which the thread
@@ -25,12 +26,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`AsideError::Full`] and [`AsideError::NotServing`]; the job is dropped then.
-    pub fn aside<T, F>(&self, run: F) -> Result<AsideTicket<T>, AsideError>
+    pub fn aside<T, F>(&self, tokens: usize, run: F) -> Result<AsideTicket<T>, AsideError>
     where
         F: FnOnce(&mut dyn Models) -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (job, ticket) = job(run);
+        let (job, ticket) = job(tokens, run);
         self.shared().submit_aside(job)?;
         Ok(ticket)
     }

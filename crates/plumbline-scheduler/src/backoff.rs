@@ -57,6 +57,9 @@ mod tests {
             max_weight_bytes: 0,
             aside_share: 0.0,
             max_aside_jobs: 1,
+            interactive_stretch: 2.5,
+            quarantine: std::time::Duration::ZERO,
+            restart_after_panics: 0,
         })
     }
 

@@ -1,9 +1,9 @@
 //! Limits of the queue, of a batch, of the versions in memory and of jobs beside scoring.
 
 use std::io;
+use std::time::Duration;
 
-/// Limits of the queue, of a batch, of the versions in memory and of jobs beside scoring. All but `max_weight_bytes` and
-/// `aside_share` must be above 0.
+/// Limits of the queue, of a batch, of the versions in memory and of jobs beside scoring, and what follows a panic.
 ///
 /// A sequence counts [`ScoringSequence::forward_tokens`](plumbline_core::ScoringSequence::forward_tokens), but at least 1,
 /// so that sequences with nothing to score are bounded too.
@@ -26,6 +26,12 @@ pub struct SchedulerConfig {
     pub aside_share: f64,
     /// Jobs that may wait.
     pub max_aside_jobs: usize,
+    /// How many times as long as alone [`Class::Interactive`](crate::Class::Interactive) work may take, by estimate; above 1.
+    pub interactive_stretch: f64,
+    /// How long a sequence that made the model panic is refused; zero = not at all.
+    pub quarantine: Duration,
+    /// Batches that panicked after which a model thread loads its weights again; 0 = it never does for that reason.
+    pub restart_after_panics: u32,
 }
 
 impl SchedulerConfig {
@@ -45,6 +51,10 @@ impl SchedulerConfig {
         }
         if !(0.0..1.0).contains(&self.aside_share) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "aside_share must be at least 0 and below 1"));
+        }
+        // Written so that NaN is refused too.
+        if !(self.interactive_stretch > 1.0) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "interactive_stretch must be above 1"));
         }
         Ok(())
     }

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use plumbline_core::{ReferenceInfo, ScoringSequence};
 
-use crate::ScoreError;
 use crate::group::Group;
 use crate::reply::{Reply, SequenceOutcome};
+use crate::{Class, ScoreError};
 
 /// What a sequence costs in admission and in a batch.
 pub(crate) fn cost(sequence: &ScoringSequence) -> usize {
@@ -22,10 +22,15 @@ pub(crate) struct Entry {
     pub(crate) reference: Arc<ReferenceInfo>,
     /// When it was admitted.
     pub(crate) since: Instant,
+    pub(crate) class: Class,
+    pub(crate) run: Arc<str>,
+    /// When it is no longer wanted.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) tokens: usize,
     /// Those that it shares its prompt with.
     pub(crate) group: Option<Group>,
-    pub(crate) ticket: u64,
+    /// What it is recognised by when it comes again.
+    pub(crate) digest: u64,
     pub(crate) index: usize,
     pub(crate) reply: Arc<Reply>,
 }
@@ -52,4 +57,11 @@ impl Entry {
 pub(crate) struct Amount {
     pub(crate) tokens: usize,
     pub(crate) sequences: usize,
+}
+
+impl Amount {
+    pub(crate) fn add(&mut self, entry: &Entry) {
+        self.tokens += entry.tokens;
+        self.sequences += 1;
+    }
 }

@@ -9,6 +9,12 @@ pub enum SubmitError {
     /// The model is still being loaded.
     #[error("the reference model is still loading")]
     Loading,
+    /// The model thread loads its weights again after the model failed. What was admitted is scored afterwards.
+    #[error("the reference model is loading its weights again after a failure")]
+    Restarting {
+        /// How long that took the last time.
+        retry_after: Duration,
+    },
     /// The scheduler is shutting down, or has.
     #[error("the scheduler is draining and takes no new work")]
     Draining,
@@ -25,7 +31,29 @@ pub enum SubmitError {
         queued_tokens: usize,
         /// Most tokens that may wait.
         limit: usize,
-        /// Time to score what waits at the measured speed, at least 1 s and at most 60 s; 1 s before any measurement.
+        /// When there will be room, by the measured speed and after all who were told so before; whole seconds from 1 to
+        /// 600. A place is kept for the same work, unless it is 600 or nothing is measured yet.
+        retry_after: Duration,
+    },
+    /// Interactive work would take too long.
+    #[error(
+        "the answer would take {:.3} s, more than the {:.3} s that interactive work may take by what it takes alone",
+        estimate.as_secs_f64(), bound.as_secs_f64()
+    )]
+    TooSlow {
+        /// Estimated time to the answer.
+        estimate: Duration,
+        /// What it may be.
+        bound: Duration,
+        /// As for [`SubmitError::QueueFull`].
+        retry_after: Duration,
+    },
+    /// A sequence made the model panic a while ago and is not tried again yet.
+    #[error("sequence {index} made the reference model panic and is not tried again for {} s", retry_after.as_secs())]
+    Quarantined {
+        /// Which of the submitted sequences.
+        index: usize,
+        /// When it will be tried again.
         retry_after: Duration,
     },
     /// The submit alone is bigger than the queue: it could never be admitted.
@@ -33,7 +61,7 @@ pub enum SubmitError {
     TooLarge {
         /// Tokens of the submit.
         tokens: usize,
-        /// Most tokens that may wait.
+        /// Most tokens that may wait of its class.
         limit: usize,
     },
     /// A sequence asks for a version of the weights that is not in memory.
@@ -59,6 +87,9 @@ pub enum SubmitError {
 /// Why admitted sequences were not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScoreError {
+    /// The deadline passed before all sequences were scored. Those that had not started never will be.
+    #[error("the deadline passed before the sequences were scored")]
+    DeadlineExceeded,
     /// The drain limit passed, or a model thread ended unexpectedly, before all sequences were scored.
     #[error("the scheduler stopped before the sequences were scored")]
     Stopped,

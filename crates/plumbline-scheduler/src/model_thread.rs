@@ -15,24 +15,27 @@ use crate::backoff::Backoff;
 use crate::batching::BatchLimits;
 use crate::entry::Entry;
 use crate::reply::SequenceOutcome;
+use crate::restart::{Held, Load};
 use crate::shared::{Shared, Step};
 use crate::{BatchObservation, SchedulerState, Scored};
 
 /// Body of a thread. Whatever happens, it ends with a final state and nobody waiting.
-pub(crate) fn run<F, E>(shared: &Arc<Shared>, thread: usize, load: F)
+pub(crate) fn run<F, E>(shared: &Arc<Shared>, thread: usize, load: F, again: Option<Load>)
 where
     F: FnOnce() -> Result<Box<dyn ReferenceModel>, E>,
     E: Display,
 {
+    let began = Instant::now();
     let loaded = load_model(load).and_then(|(model, own)| {
         tracing::info!(model = %own.model, device = %own.device, "the reference model is resident");
-        Ok((model, shared.loaded(thread, own)?))
+        Ok((Held { model, again }, shared.loaded(thread, own, began.elapsed())?))
     });
     let last = match loaded {
         Ok((model, reference)) => {
             // The model is dropped in here: once the state says so, its memory is free.
             match catch_panic(|| ModelThread::new(shared, thread, reference, model).serve()) {
-                Ok(()) => SchedulerState::Stopped,
+                Ok(Ok(())) => SchedulerState::Stopped,
+                Ok(Err(lost)) => SchedulerState::Failed { reason: lost.into() },
                 Err(panic) => SchedulerState::Failed { reason: format!("the model thread panicked: {panic}").into() },
             }
         }
@@ -64,42 +67,83 @@ where
     }
 }
 
-struct ModelThread<'a> {
-    shared: &'a Shared,
+pub(crate) struct ModelThread<'a> {
+    pub(crate) shared: &'a Shared,
     /// Which of the model threads this is.
-    thread: usize,
+    pub(crate) thread: usize,
     /// The thread's own copies.
-    versions: Vec<(Arc<ReferenceInfo>, Box<dyn ReferenceModel>)>,
+    pub(crate) versions: Vec<(Arc<ReferenceInfo>, Box<dyn ReferenceModel>)>,
+    /// What can load each of them again.
+    pub(crate) again: Vec<Option<Load>>,
     backoff: Backoff,
+    /// Batches that panicked since the weights were loaded.
+    pub(crate) panics: u32,
+    /// Why the thread cannot go on.
+    pub(crate) lost: Option<String>,
+}
+
+/// Why a forward has no scores.
+struct Failure {
+    cause: ModelError,
+    panicked: bool,
+}
+
+impl Failure {
+    /// Whether the cause may be the device's state and not the sequence.
+    fn may_last(&self) -> bool {
+        matches!(self.cause, ModelError::Device(_))
+    }
 }
 
 impl<'a> ModelThread<'a> {
-    fn new(shared: &'a Shared, thread: usize, reference: Arc<ReferenceInfo>, model: Box<dyn ReferenceModel>) -> Self {
-        Self { shared, thread, versions: vec![(reference, model)], backoff: Backoff::new(shared.config()) }
+    fn new(shared: &'a Shared, thread: usize, reference: Arc<ReferenceInfo>, held: Held) -> Self {
+        Self {
+            shared,
+            thread,
+            versions: vec![(reference, held.model)],
+            again: vec![held.again],
+            backoff: Backoff::new(shared.config()),
+            panics: 0,
+            lost: None,
+        }
     }
 
-    fn serve(&mut self) {
+    /// # Errors
+    /// The weights are lost.
+    fn serve(&mut self) -> Result<(), String> {
         while let Some(step) = self.next_step() {
             match step {
                 Step::Score(batch) => {
                     let started = Instant::now();
-                    self.score_batch(batch);
-                    self.shared.scored_for(self.thread, started.elapsed());
+                    let forwarded = self.score_batch(batch);
+                    self.shared.scored_for(self.thread, started.elapsed(), forwarded);
+                    self.restart_if_due();
+                    if let Some(reason) = self.lost.take() {
+                        return Err(reason);
+                    }
                 }
                 Step::Aside { job, paid } => self.run_aside(job, paid),
-                Step::Install(info, model) => {
+                Step::Install(info, Held { model, again }) => {
                     self.versions.push((info, model));
+                    self.again.push(again);
                     self.shared.installed();
                 }
                 Step::Release(info) => {
-                    // A destructor that panics must not take the other versions with it.
-                    let dropped = catch_panic(|| self.versions.retain(|(version, _)| !Arc::ptr_eq(version, &info)));
-                    if let Err(panic) = dropped {
-                        tracing::error!(%panic, policy_version = info.policy_version, "dropping old weights panicked");
-                    }
+                    self.release(&info);
                     self.shared.released(&info);
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, info: &Arc<ReferenceInfo>) {
+        let Some(index) = self.versions.iter().position(|(version, _)| Arc::ptr_eq(version, info)) else { return };
+        self.again.remove(index);
+        let version = self.versions.remove(index);
+        // A destructor that panics must not take the other versions with it.
+        if let Err(panic) = catch_panic(|| drop(version)) {
+            tracing::error!(%panic, policy_version = info.policy_version, "dropping old weights panicked");
         }
     }
 
@@ -130,34 +174,70 @@ impl<'a> ModelThread<'a> {
         self.shared.observer.aside(elapsed);
     }
 
-    /// Scores a batch; where that fails, its halves, down to the sequence that is to blame.
-    fn score_batch(&mut self, batch: Vec<Entry>) {
+    /// Scores a batch; where that fails, its halves, down to the sequence that is to blame. If the model fails everything
+    /// from there on, its weights are loaded again first. The tokens of the forwards that did not fail.
+    fn score_batch(&mut self, batch: Vec<Entry>) -> usize {
         let mut open = vec![batch];
+        let mut forwarded = 0;
+        let mut panicked = false;
+        // What was alone when the weights were loaded again because of it.
+        let mut tried_again = None;
         while let Some(mut entries) = open.pop() {
             match self.forward(&entries) {
-                Ok(scores) => self.answer(entries, Ok(scores)),
-                Err(cause) => {
+                Ok((scores, tokens)) => {
+                    forwarded += tokens;
+                    self.answer(entries, Ok(scores));
+                }
+                Err(failure) => {
+                    panicked |= failure.panicked;
+                    let cause = &failure.cause;
                     if matches!(cause, ModelError::OutOfMemory(_)) && self.save_memory(&entries) {
                         open.push(entries);
                     } else if entries.len() > 1 {
                         tracing::warn!(sequences = entries.len(), %cause, "a batch failed, its halves are scored apart");
-                        self.shared.observer.batch_split(entries.len(), &cause);
+                        self.shared.observer.batch_split(entries.len(), cause);
                         let second = entries.split_off(entries.len() / 2);
                         open.extend([self.still_wanted(second), self.still_wanted(entries)]);
                         open.retain(|half| !half.is_empty());
+                    } else if tried_again != alone(&entries) && self.is_the_models_fault(&entries, &failure) {
+                        tried_again = alone(&entries);
+                        open.push(entries);
                     } else {
-                        self.answer(entries, Err(cause));
+                        if let Some(entry) = entries.first().filter(|_| failure.panicked) {
+                            self.shared.quarantine(entry.digest);
+                        }
+                        self.answer(entries, Err(failure.cause));
                     }
                 }
             }
         }
+        self.panics += u32::from(panicked);
+        forwarded
+    }
+
+    /// After so many batches that panicked the weights are loaded again, as a precaution.
+    fn restart_if_due(&mut self) {
+        let limit = self.shared.config().restart_after_panics;
+        if self.lost.is_none() && limit > 0 && self.panics >= limit {
+            // One that cannot be loaded again is not tried at every batch from now on.
+            self.panics = 0;
+            self.restart();
+        }
+    }
+
+    /// Whether a forward failed because the model fails everything by now; then its weights have been loaded again.
+    fn is_the_models_fault(&mut self, entries: &[Entry], failure: &Failure) -> bool {
+        let Some(entry) = entries.first() else { return false };
+        // What is gone is not there after another load either.
+        let held = self.model_of(&entry.reference).is_ok();
+        failure.may_last() && held && !self.is_healthy(&entry.reference) && self.restart()
     }
 
     /// After a forward that ran out of memory: makes later batches smaller. Whether the same one may fit now because the
     /// model found something to save.
     fn save_memory(&mut self, entries: &[Entry]) -> bool {
         self.shared.observer.out_of_memory();
-        let saved = catch_panic(|| self.model_of(entries).is_ok_and(ReferenceModel::save_memory)).unwrap_or(false);
+        let saved = catch_panic(|| self.model_for(entries).is_ok_and(|model| model.save_memory())).unwrap_or(false);
         if saved {
             tracing::warn!("out of memory: the model saves memory and tries again");
         } else {
@@ -187,15 +267,15 @@ impl<'a> ModelThread<'a> {
         }
     }
 
-    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each.
-    fn forward(&mut self, entries: &[Entry]) -> Result<Vec<TokenScores>, ModelError> {
+    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each, and the number of its tokens.
+    fn forward(&mut self, entries: &[Entry]) -> Result<(Vec<TokenScores>, usize), Failure> {
         let started = Instant::now();
         let unshared: usize = entries.iter().map(|entry| entry.sequence.forward_tokens()).sum();
         let mut saved_tokens = 0;
         // The model stays usable after an error by contract; after a panic that is the best assumption there is, and
         // everything else in here is rebuilt for each batch.
         let result = catch_panic(|| {
-            let model = self.model_of(entries)?;
+            let model = self.model_for(entries)?;
             let sequences = entries.iter().map(|entry| &entry.sequence);
             let packed = match model.shares_prefixes() {
                 true => PackedBatch::pack_shared(sequences),
@@ -205,6 +285,7 @@ impl<'a> ModelThread<'a> {
             model.score(&packed)
         });
         let elapsed = started.elapsed();
+        let panicked = result.is_err();
         let result = match result {
             Ok(result) => result.and_then(|scores| check_count(scores, entries.len())),
             Err(panic) => Err(ModelError::Device(format!("the model panicked: {panic}"))),
@@ -213,26 +294,42 @@ impl<'a> ModelThread<'a> {
         if result.is_ok() {
             // As the queue counts: what is shared goes faster.
             self.shared.record(self.thread, unshared, elapsed);
-            if self.backoff.scored() {
-                self.model_of(entries)?.spend_memory();
+            if self.backoff.scored()
+                && let Ok(model) = self.model_for(entries)
+            {
+                model.spend_memory();
             }
         }
         let (tokens, sequences) = (unshared - saved_tokens, entries.len());
         let observation =
             BatchObservation { tokens, saved_tokens, sequences, timing, elapsed, failed: result.is_err() };
         self.shared.observer.batch(&observation);
-        result.map(|scores| scores.sequences)
+        result.map(|scores| (scores.sequences, tokens)).map_err(|cause| Failure { cause, panicked })
     }
 
     /// The model of the version that these entries were admitted for.
-    fn model_of(&mut self, entries: &[Entry]) -> Result<&mut dyn ReferenceModel, ModelError> {
-        let wanted = entries.first().map(|entry| &entry.reference);
-        let found = self.versions.iter_mut().find(|(info, _)| wanted.is_some_and(|wanted| Arc::ptr_eq(info, wanted)));
-        match found {
+    fn model_for(&mut self, entries: &[Entry]) -> Result<&mut (dyn ReferenceModel + 'static), ModelError> {
+        match entries.first() {
+            Some(entry) => self.model_of(&entry.reference),
+            None => Err(ModelError::InvalidInput("a batch without sequences".into())),
+        }
+    }
+
+    /// The thread's copy of a version.
+    pub(crate) fn model_of(
+        &mut self,
+        wanted: &Arc<ReferenceInfo>,
+    ) -> Result<&mut (dyn ReferenceModel + 'static), ModelError> {
+        match self.versions.iter_mut().find(|(info, _)| Arc::ptr_eq(info, wanted)) {
             Some((_, model)) => Ok(model.as_mut()),
             None => Err(ModelError::Device("the version of the weights is no longer in memory".into())),
         }
     }
+}
+
+/// What a batch of one is recognised by.
+fn alone(entries: &[Entry]) -> Option<u64> {
+    entries.first().map(|entry| entry.digest)
 }
 
 fn scored(entry: &Entry, scores: TokenScores) -> SequenceOutcome {

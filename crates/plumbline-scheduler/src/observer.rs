@@ -4,21 +4,31 @@ use std::time::Duration;
 
 use plumbline_core::{ModelError, ReferenceInfo, ScoreTiming};
 
-use crate::Residents;
+use crate::{Class, Residents, SubmitError};
 
 /// Receives what happens, for metrics. Every method does nothing unless it is overridden.
 ///
 /// The methods are called from the model threads and from callers' threads, at the same time. They must be quick, must not panic and must not
-/// call the scheduler: [`Observer::queue`] and [`Observer::residents`] run inside the queue's critical section.
+/// call the scheduler: [`Observer::queue`], [`Observer::queue_of`] and [`Observer::residents`] run inside the queue's critical section.
 pub trait Observer: Send + Sync + 'static {
     /// The waiting work after each change of the queue, in the order of the changes.
     fn queue(&self, tokens: usize, sequences: usize) {
         let _ = (tokens, sequences);
     }
 
-    /// How long one sequence waited, when its batch starts.
-    fn queue_wait(&self, wait: Duration) {
-        let _ = wait;
+    /// The waiting work of a class after each change of the queue, in the order of the changes.
+    fn queue_of(&self, class: Class, tokens: usize, sequences: usize) {
+        let _ = (class, tokens, sequences);
+    }
+
+    /// How long one sequence of a class waited, when its batch starts.
+    fn queue_wait(&self, class: Class, wait: Duration) {
+        let _ = (class, wait);
+    }
+
+    /// A submit of a class was refused.
+    fn refused(&self, class: Class, error: &SubmitError) {
+        let _ = (class, error);
     }
 
     /// A forward ended.
@@ -44,14 +54,50 @@ pub trait Observer: Send + Sync + 'static {
         let _ = residents;
     }
 
-    /// The caller of these sequences left before they started; they are never scored.
-    fn cancelled(&self, sequences: usize, tokens: usize) {
-        let _ = (sequences, tokens);
+    /// These sequences had not started and are never scored.
+    fn dropped(&self, reason: DropReason, sequences: usize, tokens: usize) {
+        let _ = (reason, sequences, tokens);
+    }
+
+    /// A sequence alone made the model panic; `quarantined` are refused from now on.
+    fn panicked(&self, quarantined: usize) {
+        let _ = quarantined;
+    }
+
+    /// A model thread has loaded its weights again, which took so long; `None` = it begins to.
+    fn restarted(&self, took: Option<Duration>) {
+        let _ = took;
     }
 
     /// A batch failed because of `cause` and its two halves are now scored apart.
     fn batch_split(&self, sequences: usize, cause: &ModelError) {
         let _ = (sequences, cause);
+    }
+}
+
+/// Why admitted sequences are never scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Their caller left.
+    Disconnected,
+    /// Their deadline passed.
+    Deadline,
+    /// The drain limit passed, or a model thread ended unexpectedly.
+    Stopped,
+}
+
+impl DropReason {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::Disconnected, Self::Deadline, Self::Stopped];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Deadline => "deadline",
+            Self::Stopped => "stopped",
+        }
     }
 }
 

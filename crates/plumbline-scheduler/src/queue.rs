@@ -1,280 +1,166 @@
-//! The waiting work: first in, first out, counted in tokens.
+//! The waiting work: a line for each class, counted in tokens.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use plumbline_core::{ReferenceInfo, ScoringSequence};
 
-use crate::batching::{BatchLimits, choose};
+use crate::batching::{BatchLimits, Budgets, choose};
 use crate::entry::{Amount, Entry, cost};
 use crate::group::Group;
+use crate::line::{Line, Place};
 use crate::reply::Reply;
+use crate::{Class, Demand};
 
-/// All waiting sequences. Those of one submit are adjacent and tickets ascend from front to back.
+/// Part of the tokens that are scored which a class gets at least while it waits, however much more urgent work there is.
+const SHARES: [f64; 3] = [0.0, 0.2, 0.1];
+
+/// All waiting sequences.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    entries: VecDeque<Entry>,
-    tokens: usize,
+    lines: [Line; 3],
+    /// Tokens by which each class is behind its share.
+    owed: [f64; 3],
+    /// Where the sequences of each ticket were put, until it is dropped.
+    tickets: HashMap<u64, Vec<(Class, Place)>>,
+    /// What has a deadline.
+    deadlines: BTreeSet<(Instant, Class, Place)>,
     next_ticket: u64,
+    next_number: u64,
+}
+
+/// A sequence on its way into the queue.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    pub(crate) sequence: ScoringSequence,
+    pub(crate) reference: Arc<ReferenceInfo>,
+    pub(crate) group: Option<Group>,
+    pub(crate) digest: u64,
 }
 
 impl Queue {
     pub(crate) fn amount(&self) -> Amount {
-        Amount { tokens: self.tokens, sequences: self.entries.len() }
+        let amounts = self.lines.each_ref().map(Line::amount);
+        Amount {
+            tokens: amounts.iter().map(|amount| amount.tokens).sum(),
+            sequences: amounts.iter().map(|amount| amount.sequences).sum(),
+        }
+    }
+
+    pub(crate) fn amount_of(&self, class: Class) -> Amount {
+        self.lines[class.index()].amount()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.lines.iter().all(Line::is_empty)
     }
 
-    /// Appends the sequences of one submit, each with its version and its group, and returns the number of its ticket.
+    /// Takes in the sequences of one submit and returns the number of its ticket.
     pub(crate) fn push(
         &mut self,
-        sequences: Vec<(ScoringSequence, Arc<ReferenceInfo>)>,
-        groups: &[Option<Group>],
+        sequences: Vec<Arriving>,
+        demand: &Demand,
         reply: &Arc<Reply>,
         since: Instant,
     ) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        for (index, (sequence, reference)) in sequences.into_iter().enumerate() {
-            let tokens = cost(&sequence);
-            let group = groups.get(index).copied().flatten();
-            self.tokens += tokens;
-            let reply = Arc::clone(reply);
-            self.entries.push_back(Entry { sequence, reference, since, tokens, group, ticket, index, reply });
+        let Demand { class, deadline, .. } = *demand;
+        let mut places = Vec::with_capacity(sequences.len());
+        for (index, Arriving { sequence, reference, group, digest }) in sequences.into_iter().enumerate() {
+            let (tokens, run, reply) = (cost(&sequence), Arc::clone(&demand.run), Arc::clone(reply));
+            let entry = Entry { sequence, reference, since, class, run, deadline, tokens, group, digest, index, reply };
+            let place = self.lines[class.index()].push(self.next_number, entry);
+            self.next_number += 1;
+            places.push((class, place));
+            self.deadlines.extend(deadline.map(|deadline| (deadline, class, place)));
         }
+        self.tickets.insert(ticket, places);
         ticket
     }
 
     /// Whether something waits for this version.
     pub(crate) fn needs(&self, reference: &Arc<ReferenceInfo>) -> bool {
-        self.entries.iter().any(|entry| Arc::ptr_eq(&entry.reference, reference))
+        let mut entries = self.lines.iter().flat_map(Line::iter);
+        entries.any(|(_, entry)| Arc::ptr_eq(&entry.reference, reference))
     }
 
-    /// Takes the next batch, see [`choose`].
-    pub(crate) fn take_batch(&mut self, limits: &BatchLimits) -> Vec<Entry> {
-        let chosen = choose(&self.entries, limits);
-        let end = chosen.iter().max().map_or(0, |last| last + 1);
-        let mut scanned: Vec<Option<Entry>> = self.entries.drain(..end).map(Some).collect();
-        let batch: Vec<Entry> = chosen.into_iter().filter_map(|index| scanned[index].take()).collect();
-        for entry in scanned.into_iter().flatten().rev() {
-            self.entries.push_front(entry);
+    /// Takes the next batch, see [`choose`]. The most urgent class leads it, unless a less urgent one is behind its share.
+    pub(crate) fn take_batch(&mut self, limits: &BatchLimits, budgets: &Budgets) -> Vec<Entry> {
+        let Some(lead) = self.lead() else { return Vec::new() };
+        let chosen = choose(&self.lines, lead, limits, budgets);
+        let waiting = self.lines.each_ref().map(|line| !line.is_empty());
+        let mut batch = Vec::with_capacity(chosen.len());
+        for (class, place) in chosen {
+            if let Some(entry) = self.lines[class.index()].take(place) {
+                forget(&mut self.deadlines, &entry, place);
+                batch.push(entry);
+            }
         }
-        self.tokens -= batch.iter().map(|entry| entry.tokens).sum::<usize>();
+        self.settle(&batch, waiting);
         batch
     }
 
-    /// Removes what still waits of a ticket.
+    /// Whose front entry leads the next batch.
+    fn lead(&self) -> Option<Class> {
+        let front = |class: Class| self.lines[class.index()].front().map(|(_, entry)| entry.tokens as f64);
+        let behind = |class: &Class| front(*class).is_some_and(|tokens| self.owed[class.index()] >= tokens);
+        let most_urgent = Class::ALL.into_iter().find(|class| front(*class).is_some())?;
+        // With two behind, the less urgent one has the smaller share and has waited longer for it.
+        Some(Class::ALL.into_iter().rev().find(behind).unwrap_or(most_urgent))
+    }
+
+    /// Keeps the account of the classes' shares.
+    fn settle(&mut self, batch: &[Entry], waiting: [bool; 3]) {
+        let total: usize = batch.iter().map(|entry| entry.tokens).sum();
+        for class in Class::ALL {
+            let index = class.index();
+            let behind_others = waiting[..index].iter().any(|waits| *waits);
+            let own: usize = batch.iter().filter(|entry| entry.class == class).map(|entry| entry.tokens).sum();
+            let owed = if waiting[index] && behind_others { SHARES[index] * total as f64 } else { 0.0 };
+            self.owed[index] =
+                if self.lines[index].is_empty() { 0.0 } else { (self.owed[index] + owed - own as f64).max(0.0) };
+        }
+    }
+
+    /// Removes what still waits of a ticket, which is gone.
     pub(crate) fn cancel(&mut self, ticket: u64) -> Amount {
-        let first = self.entries.partition_point(|entry| entry.ticket < ticket);
-        let end = self.entries.partition_point(|entry| entry.ticket <= ticket);
-        let tokens = self.entries.drain(first..end).map(|entry| entry.tokens).sum();
-        self.tokens -= tokens;
-        Amount { tokens, sequences: end - first }
+        let mut cancelled = Amount::default();
+        // The last first: a run gets back what it did not use.
+        for (class, place) in self.tickets.remove(&ticket).unwrap_or_default().into_iter().rev() {
+            if let Some(entry) = self.lines[class.index()].withdraw(place) {
+                forget(&mut self.deadlines, &entry, place);
+                cancelled.add(&entry);
+            }
+        }
+        cancelled
+    }
+
+    /// Removes what is past its deadline.
+    pub(crate) fn take_expired(&mut self, now: Instant) -> Vec<Entry> {
+        let mut expired = Vec::new();
+        while let Some((deadline, class, place)) = self.deadlines.first().copied().filter(|(at, ..)| *at <= now) {
+            self.deadlines.remove(&(deadline, class, place));
+            expired.extend(self.lines[class.index()].withdraw(place));
+        }
+        expired
     }
 
     /// Removes everything.
     pub(crate) fn take_all(&mut self) -> Vec<Entry> {
-        self.tokens = 0;
-        self.entries.drain(..).collect()
+        self.deadlines.clear();
+        self.owed = [0.0; 3];
+        self.lines.iter_mut().flat_map(Line::take_all).collect()
+    }
+}
+
+/// An entry is leaving the queue.
+fn forget(deadlines: &mut BTreeSet<(Instant, Class, Place)>, entry: &Entry, place: Place) {
+    if let Some(deadline) = entry.deadline {
+        deadlines.remove(&(deadline, entry.class, place));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::OnceLock;
-
-    use plumbline_core::{MIN_SHARED_TOKENS, ModelLimits, PackedBatch};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn sequence(tokens: usize) -> ScoringSequence {
-        ScoringSequence::all_tokens(vec![0; tokens + 1])
-    }
-
-    fn info() -> Arc<ReferenceInfo> {
-        Arc::new(ReferenceInfo {
-            model: "m".into(),
-            family: "f".into(),
-            policy_version: "1".into(),
-            dtype: "f32".into(),
-            head_dtype: "f32".into(),
-            device: "cpu".into(),
-            parameters: 1,
-            weight_bytes: 4,
-            eos_token_ids: Vec::new(),
-            limits: ModelLimits { vocab_size: 1, max_positions: 1 },
-        })
-    }
-
-    fn push(queue: &mut Queue, tokens: &[usize]) -> u64 {
-        static ONLY: OnceLock<Arc<ReferenceInfo>> = OnceLock::new();
-        let versions = vec![Arc::clone(ONLY.get_or_init(info)); tokens.len()];
-        push_versions(queue, tokens, &versions)
-    }
-
-    fn push_versions(queue: &mut Queue, tokens: &[usize], versions: &[Arc<ReferenceInfo>]) -> u64 {
-        let (reply, _receiver) = Reply::new(tokens.len());
-        let sequences = tokens.iter().copied().map(sequence).zip(versions.iter().cloned()).collect();
-        queue.push(sequences, &[], &Arc::new(reply), Instant::now())
-    }
-
-    fn limits(tokens: usize, sequences: usize) -> BatchLimits {
-        BatchLimits { tokens, sequences, share_prefixes: true }
-    }
-
-    fn batches(queue: &mut Queue, max_batch_tokens: usize, max_batch_sequences: usize) -> Vec<Vec<usize>> {
-        let limits = limits(max_batch_tokens, max_batch_sequences);
-        std::iter::from_fn(|| (!queue.is_empty()).then(|| queue.take_batch(&limits)))
-            .map(|batch| batch.iter().map(|entry| entry.tokens).collect())
-            .collect()
-    }
-
-    #[test]
-    fn the_first_entry_that_does_not_fit_ends_the_batch() {
-        let mut queue = Queue::default();
-        push(&mut queue, &[4, 5, 2, 1]);
-        assert_eq!(batches(&mut queue, 8, 10), [vec![4], vec![5, 2, 1]], "2 and 1 do not overtake 5");
-    }
-
-    #[test]
-    fn a_sequence_above_the_budget_goes_alone() {
-        let mut queue = Queue::default();
-        push(&mut queue, &[1, 9, 1]);
-        assert_eq!(batches(&mut queue, 4, 10), [vec![1], vec![9], vec![1]]);
-    }
-
-    #[test]
-    fn the_number_of_sequences_is_bounded_too() {
-        let mut queue = Queue::default();
-        push(&mut queue, &[1, 1, 1]);
-        assert_eq!(batches(&mut queue, 100, 2), [vec![1, 1], vec![1]]);
-    }
-
-    #[test]
-    fn a_sequence_with_nothing_to_score_counts_one() {
-        let mut queue = Queue::default();
-        push(&mut queue, &[0, 0]);
-        assert_eq!(queue.amount(), Amount { tokens: 2, sequences: 2 });
-    }
-
-    #[test]
-    fn cancelling_takes_only_what_waits_of_one_ticket() {
-        let mut queue = Queue::default();
-        push(&mut queue, &[1]);
-        let second = push(&mut queue, &[2, 3, 4]);
-        push(&mut queue, &[5]);
-        let limits = limits(3, 9);
-        assert_eq!(queue.take_batch(&limits).len(), 2, "the first ticket and a part of the second have started");
-        assert_eq!(queue.cancel(second), Amount { tokens: 7, sequences: 2 });
-        assert_eq!(queue.cancel(second), Amount::default());
-        assert_eq!(batches(&mut queue, 100, 100), [[5]]);
-        assert_eq!(queue.amount(), Amount::default());
-    }
-
-    #[test]
-    fn a_batch_is_of_one_version_and_the_others_keep_their_place() {
-        let (old, new) = (info(), info());
-        let mut queue = Queue::default();
-        let versions = [&old, &new, &old, &new, &old].map(Arc::clone);
-        push_versions(&mut queue, &[1, 2, 3, 4, 5], &versions);
-        assert!(queue.needs(&old) && queue.needs(&new) && !queue.needs(&info()));
-        assert_eq!(batches(&mut queue, 8, 10), [vec![1, 3], vec![2, 4], vec![5]]);
-        assert!(!queue.needs(&old) && !queue.needs(&new));
-    }
-
-    proptest! {
-        /// Whatever the mix of versions: nothing is lost, the oldest entry is in the next batch, each version in its order.
-        #[test]
-        fn versions_share_the_queue_fairly(
-            mix in prop::collection::vec((1usize..30, 0usize..3), 0..60),
-            max_tokens in 1usize..60,
-        ) {
-            let versions = [info(), info(), info()];
-            let mut queue = Queue::default();
-            let tokens: Vec<usize> = mix.iter().map(|(tokens, _)| *tokens).collect();
-            let own: Vec<_> = mix.iter().map(|(_, version)| Arc::clone(&versions[*version])).collect();
-            push_versions(&mut queue, &tokens, &own);
-            let mut order = Vec::new();
-            while let Some(oldest) = queue.entries.front().map(|entry| entry.index) {
-                let batch = queue.take_batch(&limits(max_tokens, 10));
-                prop_assert_eq!(batch[0].index, oldest);
-                prop_assert!(batch.iter().all(|entry| Arc::ptr_eq(&entry.reference, &batch[0].reference)));
-                order.extend(batch.iter().map(|entry| entry.index));
-            }
-            prop_assert_eq!(queue.amount(), Amount::default());
-            for version in 0..3 {
-                let of_version = |index: &usize| mix[*index].1 == version;
-                prop_assert!(order.iter().copied().filter(of_version).eq((0..mix.len()).filter(of_version)));
-            }
-        }
-
-        /// Members of groups from anywhere: nothing is lost, the oldest is in each batch, mates are together as far as they
-        /// fit, and the rows of the packed batch are within the budget.
-        #[test]
-        fn groups_are_kept_together(
-            mix in prop::collection::vec((0u32..5, 1usize..30), 1..60),
-            max_tokens in 60usize..400,
-        ) {
-            let prompt = |group: u32| (0..50).map(|at| if at < 30 { at } else { at * 5 + group }).collect::<Vec<u32>>();
-            let sequences: Vec<ScoringSequence> = mix
-                .iter()
-                .enumerate()
-                .map(|(index, (group, completion))| {
-                    let mut token_ids = prompt(*group);
-                    token_ids.extend((0..*completion).map(|at| 1000 + (index * 31 + at) as u32));
-                    ScoringSequence { scored: 50..token_ids.len(), ..ScoringSequence::all_tokens(token_ids) }
-                })
-                .collect();
-            let groups: Vec<_> = sequences.iter().map(Group::of).collect();
-            let mut queue = Queue::default();
-            let reference = info();
-            let work = sequences.iter().cloned().map(|sequence| (sequence, Arc::clone(&reference))).collect();
-            let (reply, _receiver) = Reply::new(mix.len());
-            queue.push(work, &groups, &Arc::new(reply), Instant::now());
-            let mut seen = Vec::new();
-            while let Some(oldest) = queue.entries.front().map(|entry| entry.index) {
-                let waiting: Vec<usize> = queue.entries.iter().map(|entry| entry.index).collect();
-                let batch = queue.take_batch(&limits(max_tokens, 20));
-                prop_assert_eq!(batch[0].index, oldest);
-                let packed = PackedBatch::pack_shared(batch.iter().map(|entry| &entry.sequence));
-                prop_assert!(batch.len() == 1 || packed.tokens() <= max_tokens, "{} rows", packed.tokens());
-                let mates = waiting.iter().filter(|index| mix[**index].0 == mix[oldest].0).count();
-                let together = batch.iter().filter(|entry| mix[entry.index].0 == mix[oldest].0).count();
-                // A mate takes its completion and up to 15 rows of the prompt.
-                let mates_fit = 50 + mates * (30 + MIN_SHARED_TOKENS) <= max_tokens && mates <= 20;
-                prop_assert!(!mates_fit || together == mates, "{together} of {mates}");
-                seen.extend(batch.iter().map(|entry| entry.index));
-            }
-            prop_assert_eq!(queue.amount(), Amount::default());
-            seen.sort_unstable();
-            prop_assert!(seen.into_iter().eq(0..mix.len()));
-        }
-
-        /// Order is kept, nothing is lost, every batch is within its limits unless it is a single, and none could be longer.
-        #[test]
-        fn batches_partition_the_queue(
-            tokens in prop::collection::vec(0usize..30, 0..60),
-            max_tokens in 1usize..40,
-            max_sequences in 1usize..10,
-        ) {
-            let mut queue = Queue::default();
-            push(&mut queue, &tokens);
-            let costs: Vec<usize> = tokens.iter().map(|&tokens| tokens.max(1)).collect();
-            prop_assert_eq!(queue.amount().tokens, costs.iter().sum::<usize>());
-            let batches = batches(&mut queue, max_tokens, max_sequences);
-            prop_assert_eq!(batches.concat(), costs);
-            prop_assert_eq!(queue.amount(), Amount::default());
-            for batch in &batches {
-                prop_assert!(batch.len() <= max_sequences);
-                prop_assert!(batch.len() == 1 || batch.iter().sum::<usize>() <= max_tokens);
-            }
-            for pair in batches.windows(2) {
-                prop_assert!(pair[0].len() == max_sequences || pair[0].iter().sum::<usize>() + pair[1][0] > max_tokens);
-            }
-        }
-    }
-}
+mod tests;

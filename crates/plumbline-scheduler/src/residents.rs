@@ -75,6 +75,13 @@ impl Residents {
         more_than_current
     }
 
+    /// Takes one version out, if work can ask for it.
+    pub(crate) fn retire_this(&mut self, info: &Arc<ReferenceInfo>) {
+        if let Some(index) = self.kept.iter().position(|kept| Arc::ptr_eq(kept, info)) {
+            self.retire(index);
+        }
+    }
+
     /// All copies of a leaving version have been dropped.
     pub(crate) fn left(&mut self, info: &Arc<ReferenceInfo>) {
         self.leaving.retain(|leaving| !Arc::ptr_eq(leaving, info));

@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use plumbline_core::{ReferenceInfo, ReferenceModel, ScoringSequence};
 
+use crate::restart::Load;
 use crate::shared::Shared;
-use crate::{Observer, SchedulerConfig, StartError, SubmitError, Ticket, model_thread};
+use crate::{Demand, Observer, SchedulerConfig, StartError, SubmitError, Ticket, model_thread};
 
-/// Where the scheduler is in its life. It moves only forward.
+/// Where the scheduler is in its life. It moves only forward, but for restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchedulerState {
     /// The model is being loaded.
     Loading,
     /// Takes work.
     Ready,
+    /// All model threads load their weights again after a failure; ready again afterwards.
+    Restarting,
     /// Takes no new work and finishes what it has.
     Draining,
     /// The model threads have ended as asked.
@@ -85,16 +88,45 @@ impl Scheduler {
         F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
         E: Display,
     {
+        Self::start_all(config, observer, loads.into_iter().map(|load| (load, None)).collect())
+    }
+
+    /// [`Scheduler::start_copies`] with loads that the threads can run again: after a failure that stays in the device, and
+    /// after [`SchedulerConfig::restart_after_panics`].
+    ///
+    /// # Errors
+    /// As for [`Scheduler::start_copies`].
+    pub fn start_restartable(
+        config: SchedulerConfig,
+        observer: Arc<dyn Observer>,
+        loads: Vec<Load>,
+    ) -> io::Result<Self> {
+        let loads = loads.into_iter().map(|load| {
+            let again = Arc::clone(&load);
+            (move || load(), Some(again))
+        });
+        Self::start_all(config, observer, loads.collect())
+    }
+
+    fn start_all<F, E>(
+        config: SchedulerConfig,
+        observer: Arc<dyn Observer>,
+        loads: Vec<(F, Option<Load>)>,
+    ) -> io::Result<Self>
+    where
+        F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+        E: Display,
+    {
         config.check()?;
         if loads.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is nothing to load a model with"));
         }
         let threads = loads.len();
         let shared = Arc::new(Shared::new(config, observer, threads));
-        for (thread, load) in loads.into_iter().enumerate() {
+        for (thread, (load, again)) in loads.into_iter().enumerate() {
             let own = Arc::clone(&shared);
             let builder = thread::Builder::new().name("plumbline-model".into());
-            if let Err(error) = builder.spawn(move || model_thread::run(&own, thread, load)) {
+            if let Err(error) = builder.spawn(move || model_thread::run(&own, thread, load, again)) {
                 let reason: Arc<str> = format!("cannot start a model thread: {error}").into();
                 // Tells the threads that did start that they wait for nothing.
                 for missing in thread..threads {
@@ -124,7 +156,8 @@ impl Scheduler {
     /// [`StartError`] if loading failed or the scheduler no longer takes work.
     pub async fn ready(&self) -> Result<Arc<ReferenceInfo>, StartError> {
         let mut states = self.shared().watch();
-        let state = match states.wait_for(|state| *state != SchedulerState::Loading).await {
+        let waits = |state: &SchedulerState| matches!(state, SchedulerState::Loading | SchedulerState::Restarting);
+        let state = match states.wait_for(|state| !waits(state)).await {
             Ok(state) => state.clone(),
             Err(_closed) => return Err(StartError::Stopped),
         };
@@ -135,12 +168,26 @@ impl Scheduler {
         }
     }
 
-    /// Admits all sequences or none. Never blocks. Those that name no version are all scored with the same, the current one.
+    /// [`Scheduler::submit_for`] nobody in particular.
     ///
     /// # Errors
     /// [`SubmitError`]; nothing was admitted then.
     pub fn submit(&self, sequences: Vec<ScoringSequence>) -> Result<Ticket, SubmitError> {
-        self.shared().submit(sequences)
+        self.submit_for(sequences, &Demand::default())
+    }
+
+    /// Admits all sequences or none. Never blocks. Those that name no version are all scored with the same, the current one.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was admitted then.
+    pub fn submit_for(&self, sequences: Vec<ScoringSequence>, demand: &Demand) -> Result<Ticket, SubmitError> {
+        self.shared().submit(sequences, demand)
+    }
+
+    /// Sequences that are refused for a while because they made the model panic.
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        self.shared().quarantined()
     }
 
     /// What waits, in tokens and in sequences.

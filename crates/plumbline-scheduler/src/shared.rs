@@ -1,6 +1,8 @@
 //! What the handles, the tickets and the model threads share.
 
 mod beside;
+mod intake;
+mod restarts;
 mod versions;
 
 use std::fmt;
@@ -8,19 +10,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use plumbline_core::{ReferenceInfo, ReferenceModel, ScoringSequence};
+use plumbline_core::ReferenceInfo;
 use tokio::sync::watch;
 
 pub(crate) use self::versions::Arrival;
+use crate::admission::Admission;
 use crate::aside::{Job, Lane, Next};
 use crate::batching::BatchLimits;
-use crate::entry::{Amount, Entry, cost};
-use crate::group::Group;
+use crate::digest::Digests;
+use crate::entry::{Amount, Entry};
+use crate::quarantine::Quarantine;
 use crate::queue::Queue;
-use crate::reply::Reply;
 use crate::residents::Residents;
-use crate::throughput::{Throughput, retry_after, together};
-use crate::{Observer, SchedulerConfig, SchedulerState, ScoreError, SubmitError, Ticket};
+use crate::restart::Held;
+use crate::throughput::{Throughput, together};
+use crate::{Class, DropReason, Observer, SchedulerConfig, SchedulerState, ScoreError};
 
 pub(crate) struct Shared {
     config: SchedulerConfig,
@@ -38,10 +42,15 @@ pub(crate) struct Shared {
     alive: watch::Sender<usize>,
     /// For each model thread: sequences that it took from the queue and has not answered yet.
     running: Vec<AtomicUsize>,
+    digests: Digests,
 }
 
 struct Work {
     queue: Queue,
+    admission: Admission,
+    quarantine: Quarantine,
+    /// How long the last load of the weights took.
+    load_time: Duration,
     /// Jobs beside scoring.
     aside: Lane,
     /// For each model thread.
@@ -61,7 +70,7 @@ pub(crate) enum Step {
     /// Run a job beside scoring; `paid` = from the thread's budget for them.
     Aside { job: Box<dyn Job>, paid: bool },
     /// Take the thread's copy of a new version.
-    Install(Arc<ReferenceInfo>, Box<dyn ReferenceModel>),
+    Install(Arc<ReferenceInfo>, Held),
     /// Drop the thread's copy of a version that nothing waits for.
     Release(Arc<ReferenceInfo>),
 }
@@ -71,6 +80,9 @@ impl Shared {
     pub(crate) fn new(config: SchedulerConfig, observer: Arc<dyn Observer>, threads: usize) -> Self {
         let work = Work {
             queue: Queue::default(),
+            admission: Admission::new(&config, threads),
+            quarantine: Quarantine::default(),
+            load_time: Duration::ZERO,
             aside: Lane::new(&config, threads),
             throughput: vec![Throughput::default(); threads],
             loaded: vec![None; threads],
@@ -87,6 +99,7 @@ impl Shared {
             updates: Arc::default(),
             alive: watch::Sender::new(threads),
             running: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
+            digests: Digests::default(),
         }
     }
 
@@ -132,47 +145,6 @@ impl Shared {
         together(&self.lock().throughput)
     }
 
-    /// Admits all sequences or none.
-    pub(crate) fn submit(self: &Arc<Self>, sequences: Vec<ScoringSequence>) -> Result<Ticket, SubmitError> {
-        let cost = sequences.iter().map(cost).fold(0, usize::saturating_add);
-        let count = sequences.len();
-        // Before the lock: it looks at every token.
-        let groups: Vec<_> = sequences.iter().map(Group::of).collect();
-        let mut work = self.lock();
-        self.check_open()?;
-        let sequences = self.with_versions(sequences)?;
-        let limit = self.config.max_queue_tokens;
-        if cost > limit {
-            return Err(SubmitError::TooLarge { tokens: cost, limit });
-        }
-        let queued_tokens = work.queue.amount().tokens;
-        if cost > limit - queued_tokens {
-            let retry_after = retry_after(queued_tokens, together(&work.throughput));
-            return Err(SubmitError::QueueFull { queued_tokens, limit, retry_after });
-        }
-        let (reply, receiver) = Reply::new(count);
-        if count == 0 {
-            return Ok(Ticket::new(None, receiver, Arc::clone(self)));
-        }
-        let number = work.queue.push(sequences, &groups, &Arc::new(reply), Instant::now());
-        self.observe_queue(&work);
-        drop(work);
-        // All: there may be a batch for each.
-        self.wake.notify_all();
-        Ok(Ticket::new(Some(number), receiver, Arc::clone(self)))
-    }
-
-    /// Removes what still waits of a ticket whose caller left.
-    pub(crate) fn cancel(&self, ticket: u64) {
-        let mut work = self.lock();
-        let cancelled = work.queue.cancel(ticket);
-        if cancelled.sequences > 0 {
-            self.observe_queue(&work);
-            drop(work);
-            self.observer.cancelled(cancelled.sequences, cancelled.tokens);
-        }
-    }
-
     /// Waits for something to do; `None` once the scheduler drains and nothing waits, or has failed. `holds` says which
     /// versions the thread has a copy of.
     ///
@@ -185,6 +157,7 @@ impl Shared {
         holds: impl Fn(&Arc<ReferenceInfo>) -> bool,
     ) -> Option<Step> {
         let mut work = self.lock();
+        work.admission.idle(thread);
         loop {
             if matches!(*self.state.borrow(), SchedulerState::Failed { .. }) {
                 return None;
@@ -193,6 +166,7 @@ impl Shared {
                 return Some(step);
             }
             let now = Instant::now();
+            self.drop_expired(&mut work, now);
             let waiting = !work.queue.is_empty();
             let next = work.aside.next(thread, now, waiting);
             if let Next::Run { job, paid } = next {
@@ -209,12 +183,17 @@ impl Shared {
                 _ => self.wake.wait(work).unwrap_or_else(PoisonError::into_inner),
             };
         }
-        let batch = work.queue.take_batch(limits);
+        let now = Instant::now();
+        let budgets = work.admission.budgets(now);
+        let batch = work.queue.take_batch(limits, &budgets);
+        let mut tokens = [0; 3];
+        batch.iter().for_each(|entry| tokens[entry.class.index()] += entry.tokens);
+        work.admission.started(thread, tokens, now);
         self.running[thread].store(batch.len(), Ordering::Relaxed);
         self.observe_queue(&work);
         drop(work);
         for entry in &batch {
-            self.observer.queue_wait(entry.since.elapsed());
+            self.observer.queue_wait(entry.class, entry.since.elapsed());
         }
         Some(Step::Score(batch))
     }
@@ -225,14 +204,16 @@ impl Shared {
     }
 
     pub(crate) fn record(&self, thread: usize, tokens: usize, elapsed: Duration) {
-        self.lock().throughput[thread].record(tokens, elapsed);
+        let mut work = self.lock();
+        work.throughput[thread].record(tokens, elapsed);
+        work.admission.record(tokens, elapsed);
     }
 
     /// From now on nothing is admitted and the model threads end when the queue is empty. Jobs beside scoring are dropped.
     pub(crate) fn begin_drain(&self) {
         let mut work = self.lock();
         self.state.send_if_modified(|state| {
-            let open = matches!(state, SchedulerState::Loading | SchedulerState::Ready);
+            let open = matches!(state, SchedulerState::Loading | SchedulerState::Ready | SchedulerState::Restarting);
             if open {
                 *state = SchedulerState::Draining;
             }
@@ -254,6 +235,10 @@ impl Shared {
             self.observe_queue(&work);
         }
         drop(work);
+        if !waiting.is_empty() {
+            let tokens = waiting.iter().map(|entry| entry.tokens).sum();
+            self.observer.dropped(DropReason::Stopped, waiting.len(), tokens);
+        }
         let unscored = waiting.len() + running;
         waiting.into_iter().for_each(|entry| entry.fail(ScoreError::Stopped));
         unscored
@@ -284,41 +269,13 @@ impl Shared {
         }
     }
 
-    fn check_open(&self) -> Result<(), SubmitError> {
-        match &*self.state.borrow() {
-            SchedulerState::Ready => Ok(()),
-            SchedulerState::Loading => Err(SubmitError::Loading),
-            SchedulerState::Draining | SchedulerState::Stopped => Err(SubmitError::Draining),
-            SchedulerState::Failed { reason } => Err(SubmitError::Failed { reason: Arc::clone(reason) }),
-        }
-    }
-
-    /// Finds each sequence's version.
-    fn with_versions(
-        &self,
-        sequences: Vec<ScoringSequence>,
-    ) -> Result<Vec<(ScoringSequence, Arc<ReferenceInfo>)>, SubmitError> {
-        let residents = self.residents.borrow();
-        let current = residents.current().ok_or(SubmitError::Loading)?;
-        let with_version = |(index, sequence): (usize, ScoringSequence)| {
-            let reference = match &sequence.policy_version {
-                None => current,
-                Some(version) => residents
-                    .get(version)
-                    .ok_or_else(|| SubmitError::VersionUnavailable { index, policy_version: version.clone() })?,
-            };
-            let (tokens, limit) = (sequence.token_ids.len(), reference.limits.max_positions);
-            if tokens > limit {
-                return Err(SubmitError::SequenceTooLong { index, tokens, limit });
-            }
-            Ok((sequence, Arc::clone(reference)))
-        };
-        sequences.into_iter().enumerate().map(with_version).collect()
-    }
-
     fn observe_queue(&self, work: &Work) {
         let amount = work.queue.amount();
         self.observer.queue(amount.tokens, amount.sequences);
+        for class in Class::ALL {
+            let amount = work.queue.amount_of(class);
+            self.observer.queue_of(class, amount.tokens, amount.sequences);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Work> {

@@ -5,11 +5,6 @@ use std::time::Duration;
 /// Weight that a batch keeps when the next one comes.
 const DECAY: f64 = 0.9;
 
-/// Advice is never shorter: HTTP counts `Retry-After` in whole seconds.
-const MIN_RETRY: Duration = Duration::from_secs(1);
-/// Advice is never longer: by then the measurement is stale.
-const MAX_RETRY: Duration = Duration::from_secs(60);
-
 /// Tokens per second over recent batches: the ratio of two exponentially decayed sums, so that a batch weighs by its time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Throughput {
@@ -29,13 +24,6 @@ impl Throughput {
     }
 }
 
-/// When a queue of `queued_tokens` will have been scored at a measured speed, within [`MIN_RETRY`] and [`MAX_RETRY`].
-pub(crate) fn retry_after(queued_tokens: usize, tokens_per_second: Option<f64>) -> Duration {
-    let Some(speed) = tokens_per_second else { return MIN_RETRY };
-    let seconds = (queued_tokens as f64 / speed).clamp(MIN_RETRY.as_secs_f64(), MAX_RETRY.as_secs_f64());
-    Duration::from_secs_f64(seconds)
-}
-
 /// Speed of several model threads together; one that has measured nothing yet counts nothing.
 pub(crate) fn together(threads: &[Throughput]) -> Option<f64> {
     threads.iter().filter_map(Throughput::tokens_per_second).reduce(|all, own| all + own)
@@ -49,7 +37,6 @@ mod tests {
     fn nothing_is_known_before_the_first_batch() {
         assert_eq!(Throughput::default().tokens_per_second(), None);
         assert_eq!(together(&[Throughput::default(); 2]), None);
-        assert_eq!(retry_after(1_000_000, None), Duration::from_secs(1));
     }
 
     #[test]
@@ -71,13 +58,6 @@ mod tests {
         throughput.record(1, Duration::from_millis(10));
         let speed = throughput.tokens_per_second().unwrap();
         assert!(speed > 990.0, "one tiny batch must not halve the estimate: {speed}");
-    }
-
-    #[test]
-    fn advice_follows_the_queue_within_its_bounds() {
-        assert_eq!(retry_after(1, Some(100.0)), Duration::from_secs(1));
-        assert_eq!(retry_after(500, Some(100.0)), Duration::from_secs(5));
-        assert_eq!(retry_after(usize::MAX, Some(100.0)), Duration::from_secs(60));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::copies::{Difference, difference, joined};
 use crate::model_thread::load_model;
 use crate::residents::Residents;
+use crate::restart::{Held, Load};
 use crate::shared::{Arrival, Shared};
 use crate::{Scheduler, SchedulerState};
 
@@ -85,6 +86,26 @@ impl Scheduler {
         F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
         E: Display,
     {
+        self.update(loads.into_iter().map(|load| (load, None)).collect()).await
+    }
+
+    /// [`Scheduler::update_copies`] with loads that model threads can run again after a failure.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the current weights go on serving.
+    pub async fn update_restartable(&self, loads: Vec<Load>) -> Result<Arc<ReferenceInfo>, UpdateError> {
+        let loads = loads.into_iter().map(|load| {
+            let again = Arc::clone(&load);
+            (move || load(), Some(again))
+        });
+        self.update(loads.collect()).await
+    }
+
+    async fn update<F, E>(&self, loads: Vec<(F, Option<Load>)>) -> Result<Arc<ReferenceInfo>, UpdateError>
+    where
+        F: FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
+        E: Display,
+    {
         let shared = self.shared();
         let (given, threads) = (loads.len(), shared.threads());
         if given != threads {
@@ -92,17 +113,19 @@ impl Scheduler {
         }
         // Travels with the load and then with its result: a second update must not begin before all threads have that.
         let turn = Arc::clone(&shared.updates).lock_owned().await;
-        let current = serving(shared)?;
+        let current = serving(shared).await?;
         make_room(shared, &current).await?;
         let (sender, loaded) = oneshot::channel();
         thread::Builder::new().name("plumbline-load".into()).spawn(move || {
-            let copies: Result<Vec<_>, String> = loads.into_iter().map(load_model).collect();
+            let copies = loads
+                .into_iter()
+                .map(|(load, again)| load_model(load).map(|(model, info)| (Some(Held { model, again }), info)));
+            let copies: Result<Vec<_>, String> = copies.collect();
             // Nobody listens any more if the caller left.
             drop(sender.send((copies, turn)));
         })?;
         let (result, turn) = loaded.await.map_err(|_| UpdateError::Load("the loading thread died".into()))?;
-        let (copies, infos): (Vec<_>, Vec<_>) =
-            result.map_err(UpdateError::Load)?.into_iter().map(|(model, info)| (Some(model), info)).unzip();
+        let (copies, infos): (Vec<_>, Vec<_>) = result.map_err(UpdateError::Load)?.into_iter().unzip();
         let info = Arc::new(joined(&infos).map_err(UpdateError::Load)?);
         check_same_model(&current, &info)?;
         let (done, installed) = oneshot::channel();
@@ -124,8 +147,11 @@ impl Scheduler {
     }
 }
 
-fn serving(shared: &Shared) -> Result<Arc<ReferenceInfo>, UpdateError> {
-    match shared.state() {
+async fn serving(shared: &Shared) -> Result<Arc<ReferenceInfo>, UpdateError> {
+    let mut states = shared.watch();
+    // Threads that load their weights again are there in a while.
+    let settled = states.wait_for(|state| *state != SchedulerState::Restarting).await;
+    match settled.map_err(|_| UpdateError::NotServing)?.clone() {
         SchedulerState::Ready => shared.reference().ok_or(UpdateError::NotServing),
         _ => Err(UpdateError::NotServing),
     }
@@ -147,7 +173,7 @@ async fn make_room(shared: &Shared, current: &ReferenceInfo) -> Result<(), Updat
     let mut states = shared.watch();
     tokio::select! {
         fits = fits => fits.map(|_| ()).map_err(|_| UpdateError::NotServing),
-        _ = states.wait_for(|state| !matches!(state, SchedulerState::Ready)) => Err(UpdateError::NotServing),
+        _ = states.wait_for(|state| !matches!(state, SchedulerState::Ready | SchedulerState::Restarting)) => Err(UpdateError::NotServing),
     }
 }
 

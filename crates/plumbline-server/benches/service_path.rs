@@ -25,6 +25,8 @@ const COMPLETION: usize = 128;
 const GROUP: usize = 8;
 const CLIENTS: usize = 4;
 const SECONDS: u64 = 5;
+/// Stands for the number of the post, and is as long.
+const POST: &str = "########";
 /// Clock ticks of `/proc/self/stat`: fixed at 100 in what Linux tells user space.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -122,12 +124,14 @@ fn client(address: SocketAddr) {
     let threads: Vec<_> = (0..CLIENTS)
         .map(|number| {
             std::thread::spawn(move || {
-                let request = request(number);
+                let template = request(number);
                 let mut stream = connect(address);
                 let began = Instant::now();
                 let mut posts = 0;
                 while began.elapsed() < Duration::from_secs(SECONDS) {
-                    assert!(post(&mut stream, &request), "not answered with 200");
+                    // Sequences of its own: the same request again would get the stored answer.
+                    let request = template.replace(POST, &format!("{posts:08}"));
+                    assert!(post(&mut stream, request.as_bytes()), "not answered with 200");
                     posts += 1;
                 }
                 posts
@@ -166,7 +170,7 @@ fn post(stream: &mut BufReader<TcpStream>, request: &[u8]) -> bool {
 }
 
 /// One group with logprobs as engines print them.
-fn request(number: usize) -> Vec<u8> {
+fn request(number: usize) -> String {
     let ids = |count: usize, seed: usize| {
         let ids: Vec<String> = (0..count).map(|at| ((at * 7919 + seed * 104_729) % 150_000).to_string()).collect();
         ids.join(",")
@@ -177,7 +181,7 @@ fn request(number: usize) -> Vec<u8> {
                 .map(|at| (-(((at * 31 + member * 17 + number) % 97) as f64).sqrt() / 3.0).to_string())
                 .collect();
             format!(
-                "{{\"id\":\"s{member}\",\"prompt_token_ids\":[{}],\"completion_token_ids\":[{}],\"logprobs\":[{}]}}",
+                "{{\"id\":\"{number}-{POST}-{member}\",\"prompt_token_ids\":[{}],\"completion_token_ids\":[{}],\"logprobs\":[{}]}}",
                 ids(PROMPT, number),
                 ids(COMPLETION, number * GROUP + member + 1),
                 logprobs.join(",")
@@ -186,5 +190,5 @@ fn request(number: usize) -> Vec<u8> {
         .collect();
     let body = format!("{{\"run\":\"bench\",\"engine\":\"vllm\",\"sequences\":[{}]}}", sequences.join(","));
     let head = "POST /v1/verifications HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ";
-    format!("{head}{}\r\n\r\n{body}", body.len()).into_bytes()
+    format!("{head}{}\r\n\r\n{body}", body.len())
 }

@@ -3,12 +3,18 @@
 //! Measured on a slice of recent traffic. While there is too little of that, on text sampled from the reference itself, and
 //! once more on traffic as soon as there is enough.
 
+use std::time::Duration;
+
 use plumbline_divergence::NoiseFloor;
 use plumbline_probe::{FloorError, FloorMeasurement, FloorSource, PieceError, RecentTraffic};
 use plumbline_scheduler::{AsideError, Scheduler};
 
 use crate::config::Config;
 use crate::metrics::ServiceMetrics;
+
+/// How long a server that has just become ready is left alone, unless there is enough traffic before: its first requests
+/// mostly come at once, and what is measured for want of them would keep them waiting.
+const LEFT_ALONE: Duration = Duration::from_secs(2);
 
 /// How far the floor of the current version is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +67,11 @@ pub(crate) async fn keep_measured(
     if tokens == 0 {
         metrics.set_floor_state(FloorState::Off);
         return std::future::pending().await;
+    }
+    metrics.set_floor_state(FloorState::Measuring);
+    tokio::select! {
+        () = tokio::time::sleep(LEFT_ALONE) => {}
+        () = recent.has(tokens) => {}
     }
     let measurement = FloorMeasurement { scheduler, recent, limits: config.piece_limits(), tokens };
     loop {

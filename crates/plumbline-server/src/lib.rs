@@ -4,9 +4,9 @@
 //! service on a listener until it is told to stop, and drains.
 //!
 //! The way of a request: `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to
-//! validated rollouts) -> `weights` (wait for their version) -> the scheduler -> `verification` (comparison and answer) ->
-//! `metrics`. Errors travel as
-//! `problem::Problem` and become documents in one place.
+//! validated rollouts) -> `intake` (at once, or accepted for `jobs`) -> `verify` (version of the weights, admission, the scheduler,
+//! comparison, answer) -> `ledger` (stored, and what is new counted) -> `metrics`. Errors travel as `problem::Problem` and become
+//! documents in one place.
 //!
 //! Beside requests, in small jobs on the model threads (`plumbline_probe`): `floor` measures the noise floor of each version of the
 //! weights, `diagnosis` looks for the causes of what is suspicious.
@@ -17,6 +17,9 @@ mod diagnosis;
 mod evidence_view;
 mod floor;
 mod floors;
+mod intake;
+mod jobs;
+mod ledger;
 mod metrics;
 mod middleware;
 mod openapi;
@@ -28,7 +31,7 @@ mod sequences;
 mod serve;
 mod state;
 mod timestamp;
-mod verification;
+mod verify;
 mod weights;
 
 pub use plumbline_divergence::ModelFacts;

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::body::SamplingParameters;
     use crate::run_view::{IntervalDocument, MetricsWithIntervals};
-    use crate::verification::ImportanceWeightsDocument;
+    use crate::verify::ImportanceWeightsDocument;
 
     fn assert_describes<D: PartialSchema>(value: &impl Serialize) {
         let schema = serde_json::to_value(D::schema()).unwrap();

@@ -44,11 +44,13 @@ macro_rules! codes {
 
 codes! {
     MalformedJson = "malformed_json", BAD_REQUEST, "The body is not valid JSON";
+    InvalidHeader = "invalid_header", BAD_REQUEST, "A header has an invalid value";
     BodyInterrupted = "body_interrupted", BAD_REQUEST, "The body ended before it was complete";
     Unauthorized = "unauthorized", UNAUTHORIZED, "An API key is required";
     NotFound = "not_found", NOT_FOUND, "There is no such route";
     RunNotFound = "run_not_found", NOT_FOUND, "There is no such run";
     SequenceNotFound = "sequence_not_found", NOT_FOUND, "There is no such sequence";
+    VerificationNotFound = "verification_not_found", NOT_FOUND, "There is no such verification";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The route does not have this method";
     PolicyVersionUnavailable = "policy_version_unavailable", CONFLICT, "The policy version is not resident";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
@@ -82,13 +84,22 @@ codes! {
     EngineFailed = "engine_failed", UNPROCESSABLE_ENTITY, "A response is the engine's error message";
     UnsupportedExchange = "unsupported_exchange", UNPROCESSABLE_ENTITY, "An exchange holds what cannot be scored";
     MalformedStream = "malformed_stream", UNPROCESSABLE_ENTITY, "A streamed response cannot be put together";
+    InvalidIdempotencyKey = "invalid_idempotency_key", BAD_REQUEST, "The Idempotency-Key cannot be used";
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another request";
+    TooManyLines = "too_many_lines", UNPROCESSABLE_ENTITY, "There are too many lines";
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "The queue is full";
+    TooManyJobs = "too_many_jobs", TOO_MANY_REQUESTS, "Too many accepted verifications wait";
     ReportsBusy = "reports_busy", TOO_MANY_REQUESTS, "Too many reports are being made";
     Internal = "internal_error", INTERNAL_SERVER_ERROR, "The server failed";
     ScoringFailed = "scoring_failed", INTERNAL_SERVER_ERROR, "The reference failed to score";
+    GaveUp = "gave_up", INTERNAL_SERVER_ERROR, "The server ended too often while it worked on this";
+    AsyncUnavailable = "async_unavailable", NOT_IMPLEMENTED, "The server keeps nothing";
+    StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The store cannot be used";
     Loading = "loading", SERVICE_UNAVAILABLE, "The reference is loading";
+    Restarting = "restarting", SERVICE_UNAVAILABLE, "The reference loads its weights again";
     Draining = "draining", SERVICE_UNAVAILABLE, "The server is shutting down";
     ReferenceFailed = "reference_failed", SERVICE_UNAVAILABLE, "The reference has failed";
+    DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, "The client's deadline passed";
 }
 
 impl From<ViolationCode> for Code {
@@ -158,6 +169,12 @@ impl Problem {
         Self { retry_after: Some(after), ..self }
     }
 
+    /// The value of Retry-After, if there is one: rounded up, so that a client that obeys is not early; at least 1.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        let after = self.retry_after?;
+        Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
+    }
+
     /// A failure whose cause is only logged.
     pub(crate) fn internal(code: Code, detail: impl Into<Cow<'static, str>>, cause: &(impl ToString + ?Sized)) -> Self {
         Self { internal: Some(cause.to_string()), ..Self::new(code, detail) }
@@ -185,8 +202,8 @@ impl Problem {
         Self { errors, omitted_errors, ..Self::new(code, detail) }
     }
 
-    /// The response with its document. `instance` is the path of the request.
-    pub(crate) fn render(self, instance: &str, request_id: &str) -> Response {
+    /// The document, as JSON. `instance` is the path of what has the problem.
+    pub(crate) fn document(&self, instance: &str, request_id: &str) -> Vec<u8> {
         let document = ProblemDocument {
             r#type: format!("urn:plumbline:problem:{}", self.code.as_str()),
             title: self.code.title(),
@@ -203,23 +220,23 @@ impl Problem {
             omitted_errors: self.omitted_errors,
         };
         // A struct of strings and numbers always serialises; the status says enough if it ever did not.
-        let body = serde_json::to_vec(&document).unwrap_or_default();
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+
+    /// The response with its document. `instance` is the path of the request.
+    pub(crate) fn render(self, instance: &str, request_id: &str) -> Response {
+        let body = self.document(instance, request_id);
         let mut response = (self.code.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(after) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+        if let Some(after) = self.retry_after_seconds() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after));
         }
         if self.code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"plumbline\""));
         }
         response
     }
-}
-
-/// Rounded up, so that a client that obeys is not early; at least 1.
-fn whole_seconds(duration: Duration) -> u64 {
-    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 /// Carries the problem in the extensions to the middleware that renders it.

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use plumbline_core::ReferenceInfo;
-use plumbline_divergence::{GroupKey, GroupView, NamedPoint, PointSums, VerdictLevels};
+use plumbline_divergence::{GroupKey, GroupView, NamedPoint, PointSums};
 use plumbline_report::{Collector, CollectorLimits, Facts, Observed, Report, ReportError, Totals};
 use tokio::sync::Semaphore;
 
+use crate::ledger;
 use crate::problem::{Code, Problem};
-use crate::sequences::{SortKey, StoredSequence};
+use crate::sequences::StoredSequence;
 use crate::state::{AppState, loading};
 use crate::timestamp::rfc3339;
 
@@ -116,8 +117,10 @@ fn make(state: &AppState, run: &str, form: Form) -> Result<Vec<u8>, Problem> {
     let resident = state.resident()?;
     let divergence = &resident.divergence;
     let reference = state.scheduler.reference().ok_or_else(loading)?;
-    let views = divergence.view(run);
-    let sequences = state.sequences.list(run, SortKey::Time, false, usize::MAX);
+    let mut views = divergence.view(run);
+    if views.is_empty() {
+        views = ledger::recall(&state.ledger, divergence, run).map_err(|error| ledger::problem(&error))?;
+    }
     if views.is_empty() {
         return Err(crate::routes::run_not_found(run));
     }
@@ -127,7 +130,7 @@ fn make(state: &AppState, run: &str, form: Form) -> Result<Vec<u8>, Problem> {
     for view in &views {
         facts.engines.entry(view.key.engine.clone()).or_default().diagnosis.clone_from(&view.causes);
     }
-    let collected = collect(&views, &sequences, &state.config.verdict_levels());
+    let collected = collect(state, run, &views)?;
     let report = collected.finish(facts, resident.text.as_deref());
     render(&report, form).map_err(|error| defect(&error))
 }
@@ -149,22 +152,29 @@ fn facts(state: &AppState, run: &str, reference: &ReferenceInfo, since: &str) ->
         "Made by a running service: metrics, verdicts, workers and policy versions are of everything since {since}, not of the sliding \
          window that the run's page and its alarms look at."
     ));
-    facts.notes.push(
-        "Views and sequences are of the sequences that the service still holds: the worst, the longest and the latest. They are no \
-         uniform sample: the worst have more weight than they had in the run."
-            .into(),
-    );
+    let kept = match state.ledger.store() {
+        Some(_) => {
+            "Views and sequences are of the latest sequences in the service's store, at most 8192, and of the worst and the longest before \
+             them."
+        }
+        None => {
+            "Views and sequences are of the sequences that the service still holds: the worst, the longest and the latest. They are no \
+             uniform sample: the worst have more weight than they had in the run."
+        }
+    };
+    facts.notes.push(kept.into());
     facts
 }
 
-/// The monitor's sums, and the sequences that are still held.
-fn collect(views: &[GroupView], sequences: &[Arc<StoredSequence>], levels: &VerdictLevels) -> Collector {
+/// The monitor's sums, and the sequences that are kept.
+fn collect(state: &AppState, run: &str, views: &[GroupView]) -> Result<Collector, Problem> {
+    let levels = state.config.verdict_levels();
     let mut collector = Collector::new(CollectorLimits::default());
     for view in views {
         collector.add_totals(&view.key.engine, &totals(view));
     }
     let known = |engine: &str| views.iter().any(|view| view.key.engine == engine);
-    for sequence in sequences {
+    ledger::each_reported(state, run, |sequence: &StoredSequence| {
         // The one that was answered: of the same sums by the same levels.
         let judgement = levels.judge(&sequence.statistics);
         collector.observe(&Observed {
@@ -178,8 +188,8 @@ fn collect(views: &[GroupView], sequences: &[Arc<StoredSequence>], levels: &Verd
             judgement: &judgement,
             findings: &[],
         });
-    }
-    collector
+    })?;
+    Ok(collector)
 }
 
 fn totals(view: &GroupView) -> Totals {

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::evidence_view::EvidenceResponse;
 use crate::openapi::{MetricsWithIntervalsDocument, SkippedDocument};
-use crate::verification::FindingResponse;
+use crate::verify::FindingResponse;
 
 /// Turns a time in a view into a time of day.
 pub(crate) type At<'a> = dyn Fn(Duration) -> String + 'a;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use plumbline_core::TokenId;
-use plumbline_divergence::{Metrics, SequenceComparison, SufficientStatistics};
+use plumbline_divergence::{Metrics, SequenceComparison, SufficientStatistics, Verdict};
 
 /// When a run has more sequences than this, only its worst by each measure, its longest and its latest stay, [`EACH`] of each.
 const PER_RUN: usize = 256;
@@ -26,14 +26,16 @@ pub(crate) struct StoredSequence {
     pub(crate) worker: Option<String>,
     pub(crate) policy_version: Option<String>,
     pub(crate) at: SystemTime,
-    pub(crate) verdict: &'static str,
+    pub(crate) verdict: Verdict,
     pub(crate) verdict_reason: String,
     pub(crate) metrics: Metrics,
     /// The token before its completion, if there is one.
     pub(crate) last_of_prompt: Option<TokenId>,
+    /// Completion tokens.
+    pub(crate) length: usize,
     /// The sums behind the metrics, with its noise floor.
     pub(crate) statistics: SufficientStatistics,
-    /// Its tokens, and its id as sent.
+    /// Its tokens, and its id as sent. No tokens where retention took them from the store.
     pub(crate) comparison: SequenceComparison,
 }
 
@@ -207,9 +209,10 @@ mod tests {
             worker: None,
             policy_version: None,
             at: SystemTime::UNIX_EPOCH,
-            verdict: "consistent",
+            verdict: Verdict::Consistent,
             verdict_reason: String::new(),
             last_of_prompt: None,
+            length: tokens,
             metrics: Metrics::of(std::slice::from_ref(&comparison)),
             statistics: SufficientStatistics::default(),
             comparison,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::serve::ListenerExt;
-use plumbline_scheduler::{DrainOutcome, Scheduler, SchedulerState};
+use plumbline_scheduler::{DrainOutcome, SchedulerState};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch as watched};
@@ -18,7 +18,9 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::floor::keep_measured;
-use crate::metrics::ServiceMetrics;
+use crate::jobs;
+use crate::ledger::{Ledger, RowError};
+use crate::metrics::{LedgerMetrics, ServiceMetrics};
 use crate::middleware::ApiKeys;
 use crate::routes;
 use crate::state::AppState;
@@ -52,6 +54,12 @@ pub enum ServerError {
     /// Metrics collide: a defect.
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The store of the data dir cannot be opened or read; the error names the file.
+    #[error("cannot use the store: {0}")]
+    Store(#[from] plumbline_store::StoreError),
+    /// The store holds what this version cannot read.
+    #[error("cannot use the store: {0}; `plumbline db check` says more")]
+    Damaged(String),
     /// The OpenAPI document cannot be written: a defect.
     #[error("cannot describe the API: {0}")]
     OpenApi(serde_json::Error),
@@ -69,6 +77,15 @@ pub enum ServerError {
         /// What was left.
         unanswered: String,
     },
+}
+
+impl From<RowError> for ServerError {
+    fn from(error: RowError) -> Self {
+        match error {
+            RowError::Store(error) => Self::Store(error),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
 }
 
 /// Runs the service until `shutdown` resolves, then drains: readiness fails, new work gets 503, everything admitted is
@@ -120,25 +137,43 @@ where
     if let DrainOutcome::TimedOut { sequences } = state.scheduler.drain(Duration::from_secs(limit_seconds)).await {
         return timed_out(format!("{sequences} sequences not scored"));
     }
-    // Everything is scored; what is left is to write the answers.
+    // Everything is scored; what is left is to store and to write the answers.
+    if tokio::time::timeout_at(deadline, state.jobs.idle()).await.is_err() {
+        return timed_out("accepted verifications under way; the next start goes on with them".into());
+    }
     let _ = close.send(());
     match tokio::time::timeout_at(deadline, server).await {
-        Ok(result) => result.map_err(io::Error::other)?.map_err(ServerError::Io),
-        Err(_) => timed_out("connections whose answers were not taken".into()),
+        Ok(result) => result.map_err(io::Error::other)?.map_err(ServerError::Io)?,
+        Err(_) => return timed_out("connections whose answers were not taken".into()),
     }
+    close_store(&state).await
+}
+
+/// Writes what the store has not written yet.
+async fn close_store(state: &Arc<AppState>) -> Result<(), ServerError> {
+    let Some(store) = state.ledger.store().cloned() else { return Ok(()) };
+    tokio::task::spawn_blocking(move || store.close()).await.map_err(io::Error::other)?.map_err(ServerError::Store)
 }
 
 /// Takes note of the loaded reference and watches it. Returns only with what went wrong.
-async fn run(state: &AppState) -> ServerError {
+async fn run(state: &Arc<AppState>) -> ServerError {
     let info = match state.scheduler.ready().await {
         Ok(info) => info,
         Err(error) => return ServerError::Reference { reason: error.to_string() },
     };
-    tracing::info!(model = info.model, policy_version = info.policy_version, device = info.device, "ready");
-    let resident = match state.set_resident(&info) {
-        Ok(resident) => resident,
-        Err(error) => return error,
+    tracing::info!(model = info.model, policy_version = info.policy_version, device = info.device, "loaded");
+    // Off the async workers: it may have a long past to read, while probes are answered.
+    let own = Arc::clone(state);
+    let known = tokio::task::spawn_blocking(move || own.set_resident(&info).map(|_| ())).await;
+    match known.map_err(io::Error::other) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return error,
+        Err(error) => return ServerError::Io(error),
+    }
+    let Some(resident) = state.loaded() else {
+        return ServerError::Reference { reason: "the resident reference is not known".into() };
     };
+    tokio::spawn(jobs::run(Arc::clone(state)));
     let (config, store) = (&state.config, |version: &str, floor| state.floors.set(version, floor));
     tokio::select! {
         () = keep_measured(&state.scheduler, config, &resident.recent, &state.metrics, store) => {
@@ -186,12 +221,14 @@ pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, Serv
     let (router, openapi) = routes::routes();
     let registry = Registry::new();
     let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
+    let ledger = Ledger::open(&config, LedgerMetrics::register(&registry)?)?;
     let openapi = Bytes::from(serde_json::to_vec(&openapi).map_err(ServerError::OpenApi)?);
-    let scheduler = Scheduler::start_copies(config.scheduler(), Arc::new(metrics.clone()), source.initial)?;
+    let (versions, facts) = (source.versions.clone(), source.facts.clone());
+    let scheduler = source.scheduler(config.scheduler(), Arc::new(metrics.clone()))?;
     let (drain, draining) = watched::channel(false);
-    let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), source.versions);
-    let state = AppState::new(config, scheduler, registry, metrics, weights, openapi, draining);
-    let state = Arc::new(state.with_facts(source.facts));
+    let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), versions);
+    let state = AppState::new(config, scheduler, registry, metrics, weights, ledger, openapi, draining);
+    let state = Arc::new(state.with_facts(facts));
     let router = routes::app(router, &state, keys);
     Ok(App { state, router, drain })
 }

@@ -17,11 +17,14 @@ use crate::config::Config;
 use crate::diagnosis::{Diagnose, Diagnoses, Heard};
 use crate::floor::FloorState;
 use crate::floors::NoiseFloors;
+use crate::jobs::Jobs;
+use crate::ledger::{Ledger, clock, replay};
 use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
 use crate::reports::Reports;
 use crate::sequences::SequenceStore;
 use crate::serve::ServerError;
+use crate::verify::VersionsWaitedFor;
 use crate::weights::{ResidentFacts, Weights, knowledge_of};
 
 /// How soon a client may look again while the reference loads.
@@ -38,10 +41,16 @@ pub(crate) struct AppState {
     pub(crate) weights: Weights,
     /// The noise floors that were measured.
     pub(crate) floors: NoiseFloors,
+    /// What was answered and counted.
+    pub(crate) ledger: Ledger,
+    /// Accepted verifications that are worked on.
+    pub(crate) jobs: Jobs,
     /// Recent sequences, token by token.
     pub(crate) sequences: SequenceStore,
     /// Reports of runs, made one at a time.
     pub(crate) reports: Reports,
+    /// What waits for versions of the weights that are not there yet.
+    pub(crate) versions_waited_for: VersionsWaitedFor,
     /// The OpenAPI document, serialised.
     pub(crate) openapi: Bytes,
     /// Turns true when the server starts to drain.
@@ -69,15 +78,20 @@ impl AppState {
         registry: Registry,
         metrics: ServiceMetrics,
         weights: Weights,
+        ledger: Ledger,
         openapi: Bytes,
         drain: watch::Receiver<bool>,
     ) -> Self {
+        let versions_waited_for = VersionsWaitedFor::new(metrics.clone());
         Self {
             config,
             scheduler,
             metrics,
+            versions_waited_for,
             weights,
             floors: NoiseFloors::default(),
+            ledger,
+            jobs: Jobs::default(),
             sequences: SequenceStore::default(),
             reports: Reports::default(),
             openapi,
@@ -101,17 +115,19 @@ impl AppState {
         }
     }
 
-    /// Takes note of the resident reference; from now on the server is ready.
+    /// Takes note of the resident reference, and lets the monitor see again what is stored; from now on the server is ready. Blocks.
     ///
     /// # Errors
-    /// Metrics that are registered already: a defect. The thread for diagnoses cannot be started.
+    /// Metrics that are registered already: a defect. The thread for diagnoses cannot be started. The store cannot be read.
     pub(crate) fn set_resident(&self, info: &ReferenceInfo) -> Result<&Resident, ServerError> {
         self.set_resident_with(info, diagnose)
     }
 
     /// The same with another search for causes.
     pub(crate) fn set_resident_with(&self, info: &ReferenceInfo, diagnose: Diagnose) -> Result<&Resident, ServerError> {
-        let divergence = DivergenceMetrics::register(&self.registry, self.config.monitor(), &info.model)?;
+        let clock = clock(&self.ledger)?;
+        let divergence = DivergenceMetrics::register(&self.registry, self.config.monitor(), &info.model, clock)?;
+        replay(&self.ledger, &divergence)?;
         let divergence = Arc::new(divergence);
         self.metrics.set_reference(info);
         self.metrics.set_floor_state(match self.config.noise_floor_tokens {
@@ -145,10 +161,16 @@ impl AppState {
         }
         match self.scheduler.state() {
             SchedulerState::Loading => Err(loading()),
+            SchedulerState::Restarting => Err(restarting()),
             SchedulerState::Ready => self.resident.get().ok_or_else(loading),
             SchedulerState::Draining | SchedulerState::Stopped => Err(draining()),
             SchedulerState::Failed { reason } => Err(reference_failed(&reason)),
         }
+    }
+
+    /// What is known of the reference, whether or not the server takes work; `None` until it is loaded.
+    pub(crate) fn loaded(&self) -> Option<&Resident> {
+        self.resident.get()
     }
 
     /// Everything that Prometheus scrapes, whatever the state.
@@ -156,6 +178,7 @@ impl AppState {
     /// # Errors
     /// Metrics that cannot be encoded: a defect.
     pub(crate) fn scrape(&self) -> prometheus::Result<Vec<u8>> {
+        self.ledger.metrics.show(self.ledger.store().map(|store| store.as_ref()));
         match self.resident.get() {
             Some(resident) => resident.divergence.scrape(),
             None => encode(&self.registry),
@@ -175,6 +198,12 @@ impl fmt::Debug for AppState {
 /// 503 while the reference loads.
 pub(crate) fn loading() -> Problem {
     Problem::new(Code::Loading, "the reference is still loading").retry_after(LOADING_RETRY)
+}
+
+/// 503 while the reference loads its weights again after a failure.
+pub(crate) fn restarting() -> Problem {
+    let detail = "the reference loads its weights again after a failure; what was admitted is scored afterwards";
+    Problem::new(Code::Restarting, detail).retry_after(LOADING_RETRY)
 }
 
 /// 503 while the server shuts down.

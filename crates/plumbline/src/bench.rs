@@ -117,6 +117,9 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
         max_weight_bytes: 0,
         aside_share: 0.0,
         max_aside_jobs: 1,
+        interactive_stretch: f64::INFINITY,
+        quarantine: Duration::ZERO,
+        restart_after_panics: 0,
     };
     let scheduler = Scheduler::start(config, totals.clone(), load).context("cannot start the model thread")?;
     let info = scheduler.ready().await?;

@@ -9,6 +9,7 @@ use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::CompareArguments;
+use crate::db::DbCommand;
 use crate::verify::VerifyArguments;
 
 /// The independent ruler for engine-versus-trainer log-probabilities.
@@ -44,6 +45,11 @@ pub(crate) enum Command {
     },
     /// Compare the reference with candle-transformers' own implementation of the model's family.
     Selfcheck(SelfcheckArguments),
+    /// Check, shrink or export the file of the store.
+    Db {
+        #[command(subcommand)]
+        command: DbCommand,
+    },
     /// Check or show the configuration that `serve` would run with.
     Config {
         #[command(subcommand)]
@@ -81,6 +87,9 @@ pub(crate) struct Flags {
     /// Tokens that may wait before requests get 429 [default: 1048576]
     #[arg(long, value_name = "N")]
     max_queue_tokens: Option<usize>,
+    /// Folder of everything that outlives the process: results, sequences, accepted verifications [default: nothing does]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// File with one API key a line; requests then need `Authorization: Bearer KEY`
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,

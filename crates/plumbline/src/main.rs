@@ -4,9 +4,12 @@ mod bench;
 mod cli;
 mod compare;
 mod config_command;
+mod db;
 mod demo;
 mod embedded;
 mod facts;
+#[cfg(debug_assertions)]
+mod faults;
 mod logging;
 mod memory;
 mod offline;
@@ -15,6 +18,7 @@ mod selfcheck;
 mod serve;
 mod template;
 mod threads;
+mod timestamp;
 mod verify;
 
 use std::process::ExitCode;
@@ -49,6 +53,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench { command: BenchCommand::Score(arguments) } => runtime()?.block_on(bench::score(&arguments)),
         Command::Verify(arguments) => return runtime()?.block_on(verify::run(&arguments)),
         Command::Selfcheck(arguments) => return selfcheck::run(&arguments),
+        Command::Db { command } => return db::run(&command),
         Command::Config { command } => config_command::run(&command),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -58,7 +58,7 @@ fn source_on(device: ComputeDevice, config: &Config, base: &Arc<Base>) -> Refere
         Ok::<Box<dyn ReferenceModel>, LoadError>(Box::new(reference))
     };
     let base = Arc::clone(base);
-    ReferenceSource::new(initial).with_versions(move |checkpoint, version| match base.found() {
+    ReferenceSource::restartable(initial).with_versions(move |checkpoint, version| match base.found() {
         Some(base) => load_version(checkpoint, version, &base, &options).map_err(anyhow::Error::from),
         None => Err(anyhow!("the model has not been found yet")),
     })

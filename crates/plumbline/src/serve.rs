@@ -15,13 +15,21 @@ pub(crate) async fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let source = reference::source(&config);
+    #[cfg(debug_assertions)]
+    let source = {
+        let faults = crate::faults::Faults::from_variables(std::env::vars_os())?;
+        source.wrapped(move |model| faults.wrap(model))
+    };
     let shutdown = shutdown_signal()?;
     plumbline_server::serve(config, listener, source, shutdown).await?;
     Ok(())
 }
 
 pub(crate) fn load_config(arguments: &ServeArguments) -> anyhow::Result<Config> {
-    Ok(Config::load(arguments.config.as_deref(), std::env::vars_os(), &arguments.flags)?)
+    let variables = std::env::vars_os();
+    #[cfg(debug_assertions)]
+    let variables = crate::faults::without_faults(variables);
+    Ok(Config::load(arguments.config.as_deref(), variables, &arguments.flags)?)
 }
 
 /// Completes on SIGTERM or Ctrl-C; from then on they are not caught any more in this future.

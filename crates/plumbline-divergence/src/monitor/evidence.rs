@@ -1,6 +1,7 @@
 //! Where `|d|` comes from, token by token: by the engine's probability, by entropy and by position, and the worst tokens.
 
 use plumbline_core::TokenId;
+use serde::{Deserialize, Serialize};
 
 use crate::{SequenceComparison, TokenComparison};
 
@@ -43,7 +44,7 @@ impl EvidenceKey {
 }
 
 /// Sums over the compared tokens of one range.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvidenceSums {
     /// Tokens.
     pub tokens: u64,
@@ -72,7 +73,7 @@ impl EvidenceSums {
 }
 
 /// A token with a large difference.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorstToken {
     /// The sender's id of its sequence.
     pub sequence: String,
@@ -95,7 +96,7 @@ impl WorstToken {
 }
 
 /// Where `|d|` comes from in some sequences. Of bounded size, mergeable.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenEvidence {
     /// By [`EvidenceKey`] and range.
     sums: [[EvidenceSums; 9]; 3],

@@ -26,7 +26,7 @@ const EVENTS: usize = 32;
 const GENERATION: u64 = 4096;
 
 /// One answered sequence, as a monitor sees it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SequenceSummary {
     /// The statistics of exactly this sequence, with the noise floor if one is known.
     pub statistics: SufficientStatistics,
@@ -65,6 +65,31 @@ impl Merge for PooledSums {
     fn merge(&mut self, other: &Self) {
         self.statistics.merge(&other.statistics);
         self.clusters.merge(&other.clusters);
+    }
+}
+
+/// Everything of a run and engine since its first sequence, in sums: what can be kept for ever.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupTotals {
+    /// Over the compared tokens.
+    pub sums: PooledSums,
+    /// Tokens that entered no sum.
+    pub skipped: SkipCounts,
+    /// Sequences by verdict, in the order of [`Verdict::ALL`].
+    pub verdicts: [u64; Verdict::ALL.len()],
+}
+
+impl GroupTotals {
+    /// Adds exactly one sequence. A verdict of `None` counts nowhere.
+    pub fn observe(&mut self, statistics: &SufficientStatistics, skipped: &SkipCounts, verdict: Option<Verdict>) {
+        self.skipped.merge(skipped);
+        let index = verdict.and_then(|own| Verdict::ALL.iter().position(|verdict| *verdict == own));
+        if let Some(count) = index.and_then(|index| self.verdicts.get_mut(index)) {
+            *count += 1;
+        }
+        if statistics.tokens > 0 {
+            self.sums.observe(statistics);
+        }
     }
 }
 
@@ -122,9 +147,7 @@ pub(super) struct Group {
     pub(super) first_seen: Duration,
     pub(super) last_seen: Duration,
     window: SlidingWindow<PooledSums>,
-    totals: PooledSums,
-    skipped: SkipCounts,
-    verdicts: [u64; Verdict::ALL.len()],
+    totals: GroupTotals,
     drift: Option<DriftDetector>,
     events: VecDeque<DriftRecord>,
     timeline: Timeline,
@@ -150,9 +173,7 @@ impl Group {
             first_seen: now,
             last_seen: now,
             window: SlidingWindow::new(config.window, config.slices),
-            totals: PooledSums::default(),
-            skipped: SkipCounts::default(),
-            verdicts: [0; Verdict::ALL.len()],
+            totals: GroupTotals::default(),
             drift,
             events: VecDeque::new(),
             timeline: Timeline::new(),
@@ -169,11 +190,7 @@ impl Group {
         let mut updates = Vec::new();
         for sequence in sequences {
             let statistics = &sequence.statistics;
-            self.skipped.merge(&sequence.skipped);
-            let verdict = sequence.verdict.and_then(|own| Verdict::ALL.iter().position(|verdict| *verdict == own));
-            if let Some(count) = verdict.and_then(|index| self.verdicts.get_mut(index)) {
-                *count += 1;
-            }
+            self.totals.observe(statistics, &sequence.skipped, sequence.verdict);
             if statistics.tokens == 0 {
                 continue;
             }
@@ -186,7 +203,6 @@ impl Group {
             self.remember(sequence);
             updates.extend(self.watch(now, sequence));
         }
-        self.totals.merge(&sums);
         self.window.observe(now, &sums);
         updates
     }
@@ -261,9 +277,15 @@ impl Group {
         }
     }
 
+    /// Puts the sums of everything in place of those of what was observed here, and the time of the first sequence before.
+    pub(super) fn set_totals(&mut self, first_seen: Duration, totals: GroupTotals) {
+        self.first_seen = self.first_seen.min(first_seen);
+        self.totals = totals;
+    }
+
     /// Whether any sequence was observed, even one without a compared token.
     pub(super) fn has_seen_something(&self) -> bool {
-        self.totals.statistics.tokens > 0 || self.verdicts.iter().any(|count| *count > 0)
+        self.totals.sums.statistics.tokens > 0 || self.totals.verdicts.iter().any(|count| *count > 0)
     }
 
     pub(super) fn summary(&self, now: Duration, key: GroupKey) -> GroupSummary {
@@ -271,8 +293,8 @@ impl Group {
             key,
             first_seen: self.first_seen,
             last_seen: self.last_seen,
-            tokens: self.totals.statistics.tokens,
-            sequences: self.totals.statistics.sequences,
+            tokens: self.totals.sums.statistics.tokens,
+            sequences: self.totals.sums.statistics.sequences,
             window: self.window.snapshot(now).statistics,
             drift_score: self.drift.as_ref().map(|drift| drift.state().score),
         }
@@ -295,9 +317,9 @@ impl Group {
             first_seen: self.first_seen,
             last_seen: self.last_seen,
             window: self.window.snapshot(now),
-            totals: self.totals.clone(),
-            skipped: self.skipped,
-            verdicts: self.verdicts,
+            totals: self.totals.sums.clone(),
+            skipped: self.totals.skipped,
+            verdicts: self.totals.verdicts,
             drift,
             events,
             timeline: self.timeline.points(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use self::evidence::{EvidenceKey, EvidenceSums, TokenEvidence, WorstToken};
 use self::group::Group;
-pub use self::group::{DriftRecord, GroupView, PooledSums, SequenceSummary};
+pub use self::group::{DriftRecord, GroupTotals, GroupView, PooledSums, SequenceSummary};
 pub use self::points::{NamedPoint, PointSums, TimePoint};
 use crate::{DriftConfig, DriftConfigError, DriftDetector, DriftUpdate, Finding, SufficientStatistics};
 
@@ -105,6 +105,14 @@ impl Monitor {
     /// has expired since it was resolved is resolved anew.
     pub fn observe(&mut self, now: Duration, key: &GroupKey, sequences: &[SequenceSummary]) -> Vec<DriftUpdate> {
         self.group_or_other(now, key).observe(now, sequences)
+    }
+
+    /// Gives a group that was seen before everything that is known of it in sums, in place of the sums of what was observed here:
+    /// after a restart only the latest sequences are. `false`: it is not known (any more), and nothing changes.
+    pub fn set_totals(&mut self, key: &GroupKey, first_seen: Duration, totals: GroupTotals) -> bool {
+        let Some(group) = self.groups.get_mut(key) else { return false };
+        group.set_totals(first_seen, totals);
+        true
     }
 
     /// Takes what was found out about diagnosed sequences of a group, each with its likeliest cause first.

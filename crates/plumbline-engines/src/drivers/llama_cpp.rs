@@ -13,6 +13,7 @@ pub(super) const NO_SCORES: &str =
 
 /// All samplers are named, so that none of the server's own (top-k 40, top-p 0.95, min-p 0.05, and what its command line
 /// adds) is left. Without `cache_prompt: false` the prompt's state may come from another batch size, which changes bits.
+/// Penalties look at everything; older servers call that -1, which newer ones refuse.
 pub(super) fn completion(ask: &Ask) -> Value {
     let sampling = &ask.sampling;
     json!({
@@ -35,7 +36,7 @@ pub(super) fn completion(ask: &Ask) -> Value {
         "dry_multiplier": 0.0,
         "mirostat": 0,
         "repeat_penalty": sampling.repetition_penalty,
-        "repeat_last_n": -1,
+        "repeat_last_n": ask.prompt.len() + ask.max_tokens,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
     })
@@ -56,6 +57,7 @@ mod tests {
             assert_eq!(body[name], json!(value), "{name}");
         }
         assert_eq!((&body["top_k"], &body["mirostat"]), (&json!(0), &json!(0)));
+        assert_eq!(body["repeat_last_n"], json!(3));
         assert_eq!((&body["cache_prompt"], &body["return_tokens"]), (&json!(false), &json!(true)));
     }
 }

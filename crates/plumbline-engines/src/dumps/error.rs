@@ -30,13 +30,28 @@ impl DumpError {
 }
 
 /// What is wrong with one record, whatever file it is in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) field: Option<String>,
-    pub(super) reason: String,
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{reason}", .field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default())]
+pub struct Fault {
+    /// Field of the record, as a path into it (`sequences[1].logprobs[2]`); `None` where the record as a whole is in the way.
+    pub field: Option<String>,
+    /// Why.
+    pub reason: String,
 }
 
 impl Fault {
+    /// The field as a JSON pointer into the record.
+    #[must_use]
+    pub fn pointer(&self) -> String {
+        let mut pointer = String::new();
+        for part in self.field.iter().flat_map(|field| field.split(['.', '['])).filter(|part| !part.is_empty()) {
+            let part = part.strip_suffix(']').unwrap_or(part);
+            pointer.push('/');
+            pointer.push_str(&part.replace('~', "~0").replace('/', "~1"));
+        }
+        pointer
+    }
+
     pub(super) fn of(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { field: Some(field.into()), reason: reason.into() }
     }
@@ -67,5 +82,8 @@ mod tests {
         assert_eq!(error.to_string(), "a.jsonl, line 3, field logprobs[2]: is empty");
         let fault = Fault::of("logprobs", "no").within("sequences[1]");
         assert_eq!(fault.field.as_deref(), Some("sequences[1].logprobs"));
+        let of = |field: Option<&str>| Fault { field: field.map(str::to_owned), reason: String::new() }.pointer();
+        assert_eq!(of(Some("sequences[1].logprobs[2]")), "/sequences/1/logprobs/2");
+        assert_eq!((of(Some("a/b~c")), of(None)), ("/a~1b~0c".to_owned(), String::new()));
     }
 }

@@ -25,7 +25,7 @@ mod values;
 
 use plumbline_core::{LogprobsMode, Rollout, Sampling};
 
-pub use self::error::DumpError;
+pub use self::error::{DumpError, Fault};
 pub use self::format::{DumpFormat, UnknownFormat};
 pub use self::reader::{Dump, open_dump};
 
@@ -119,4 +119,25 @@ impl Place<'_> {
 }
 
 /// What one record holds: rollouts, and those of them that cannot be used.
-type Rollouts = Vec<Result<DumpRollout, error::Fault>>;
+pub type Rollouts = Vec<Result<DumpRollout, Fault>>;
+
+/// The format of a record that is in no file, by the names of its fields.
+///
+/// # Errors
+/// [`Fault`] if it is no JSON object, or none of a known format.
+pub fn record_format(record: &[u8]) -> Result<DumpFormat, Fault> {
+    DumpFormat::detect(record)
+}
+
+/// Reads a record that is in no file. Rollouts without a name are called `{source}:{line}`.
+///
+/// # Errors
+/// [`Fault`] if nothing of it can be used; what else is wrong is in the rollouts.
+pub fn read_record(
+    record: &[u8],
+    format: DumpFormat,
+    (source, line): (&str, u64),
+    options: &DumpOptions,
+) -> Result<Rollouts, Fault> {
+    format.read(record, &Place { file: source, step: None, line, options })
+}

@@ -9,7 +9,7 @@ use plumbline_scheduler::{AsideError, Models, Scheduler};
 
 use super::sampling::Draft;
 use super::{FloorError, FloorSource, RecentTraffic};
-use crate::pieces::{PieceError, PieceLimits, cut, score_piece};
+use crate::pieces::{PieceError, PieceLimits, cut, forward_tokens, score_piece};
 
 /// How soon to try again when too many jobs wait.
 const FULL_RETRY: Duration = Duration::from_secs(1);
@@ -48,14 +48,14 @@ impl FloorMeasurement<'_> {
         }
         let (sequences, source) = match self.traffic() {
             Some(sequences) => (sequences, FloorSource::Traffic),
-            None => (self.sampled(info).await?, FloorSource::Sampled),
+            None => self.sampled(info).await?,
         };
         Ok((self.measure(info, sequences, &heads).await?, source))
     }
 
     async fn supported_heads(&self, info: &ReferenceInfo) -> Result<Vec<FloorHead>, FloorError> {
         let version = info.policy_version.clone();
-        let heads = self.job(move |models| {
+        let heads = self.job(0, move |models| {
             let model = models.model(&version).ok_or_else(|| PieceError::Gone(version.clone()))?;
             Ok(FloorHead::ALL.into_iter().filter(|head| model.supports(&variant(*head))).collect())
         });
@@ -76,20 +76,24 @@ impl FloorMeasurement<'_> {
         Some(kept.into_iter().rev().take_while(fits).collect())
     }
 
-    async fn sampled(&self, info: &Arc<ReferenceInfo>) -> Result<Vec<ScoringSequence>, FloorError> {
+    /// Text sampled from the reference; traffic, if there is enough of that before: sampling costs many times more.
+    async fn sampled(&self, info: &Arc<ReferenceInfo>) -> Result<(Vec<ScoringSequence>, FloorSource), FloorError> {
         let wanted = self.tokens.min(MOST_SAMPLED);
         let (mut sequences, mut tokens) = (Vec::new(), 0);
         for number in 0..MOST_DRAFTS {
             let mut draft = Draft::new(number, info);
             while !draft.ended() {
                 let (mut next, version, piece) = (draft.clone(), info.policy_version.clone(), self.limits.tokens);
-                let advanced = self.job(move |models| next.advance(models, &version, piece).map(|()| next));
+                let advanced = self.job(piece, move |models| next.advance(models, &version, piece).map(|()| next));
                 draft = match advanced.await {
                     Err(FloorError::Piece(PieceError::Model(ModelError::Unsupported(reason)))) => {
                         return Err(FloorError::NoText(reason));
                     }
                     advanced => advanced?,
                 };
+            }
+            if let Some(traffic) = self.traffic() {
+                return Ok((traffic, FloorSource::Traffic));
             }
             let sequence = draft.into_sequence();
             tokens += sequence.scored.len();
@@ -98,7 +102,7 @@ impl FloorMeasurement<'_> {
                 break;
             }
         }
-        Ok(sequences)
+        Ok((sequences, FloorSource::Sampled))
     }
 
     async fn measure(
@@ -119,7 +123,8 @@ impl FloorMeasurement<'_> {
         for piece in pieces {
             let scores = |variant: Option<Variant>| {
                 let (sequences, piece) = (Arc::clone(&sequences), piece.clone());
-                self.job(move |models| score_piece(models, &sequences[piece], variant.as_ref()))
+                let tokens = forward_tokens(&sequences[piece.clone()]);
+                self.job(tokens, move |models| score_piece(models, &sequences[piece], variant.as_ref()))
             };
             let reference = scores(None).await?;
             for head in heads {
@@ -136,13 +141,13 @@ impl FloorMeasurement<'_> {
     }
 
     /// Runs a job; tries again while too many wait.
-    async fn job<T, F>(&self, run: F) -> Result<T, FloorError>
+    async fn job<T, F>(&self, tokens: usize, run: F) -> Result<T, FloorError>
     where
         F: FnOnce(&mut dyn Models) -> Result<T, PieceError> + Clone + Send + 'static,
         T: Send + 'static,
     {
         loop {
-            match self.scheduler.aside(run.clone()) {
+            match self.scheduler.aside(tokens, run.clone()) {
                 Ok(ticket) => return Ok(ticket.wait().await??),
                 Err(AsideError::Full { .. }) => tokio::time::sleep(FULL_RETRY).await,
                 Err(error) => return Err(error.into()),

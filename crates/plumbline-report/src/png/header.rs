@@ -47,7 +47,7 @@ fn badge(root: &Area<'_>, left: i32, top: i32, verdict: &str) -> Result<i32, Rep
     let style = strong(19, ink);
     let (width, _) = root.estimate_text_size(verdict, &style).map_err(failed)?;
     let end = left + width as i32 + 24;
-    root.draw(&Rectangle::new([(left, top), (end, top + 27)], back.filled())).map_err(failed)?;
+    root.draw(&Rectangle::new([(left, top - 3), (end, top + 21)], back.filled())).map_err(failed)?;
     root.draw_text(verdict, &style, (left + 12, top + 4)).map_err(failed)?;
     Ok(end)
 }

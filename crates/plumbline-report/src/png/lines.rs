@@ -121,7 +121,9 @@ pub(super) fn by_bins(
     let label = |value: &f64| {
         let at = value.round();
         let whole = (value - at).abs() < 1e-6 && at >= 0.0;
-        starts.get(at as usize).filter(|_| whole).map_or_else(String::new, |start| format!("{start}"))
+        // Written out, the smallest ones run into each other.
+        let short = |start: &f64| if *start > 0.0 && *start < 1e-3 { format!("{start:e}") } else { format!("{start}") };
+        starts.get(at as usize).filter(|_| whole).map_or_else(String::new, short)
     };
     mesh(&mut chart, (&format!("{x} (from)"), "|d|, nats"), starts.len().max(2), &label)?;
     profiles(&mut chart, &views, |view, bin| index(view.from[bin]))?;

@@ -4,10 +4,10 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
 
 use super::{Always, Sequence, comparison, even, token};
-use crate::{TableFacts, TokenTable};
+use crate::{TableFacts, TableSequence, TokenTable};
 
 fn facts() -> TableFacts {
-    TableFacts { run: Some("run".into()), model: "tiny".into(), created_at: "2026-01-01T00:00:00Z".into() }
+    TableFacts { run: Some("run".into()), model: Some("tiny".into()), created_at: "2026-01-01T00:00:00Z".into() }
 }
 
 #[test]
@@ -18,7 +18,8 @@ fn rows_are_what_was_appended() {
     let sequence = Sequence::new("vllm", comparison("s1", tokens)).with_prompt(vec![3; 200]);
     let mut table = TokenTable::new(Vec::new(), &facts()).unwrap();
     table.append(&sequence.observed(), Some(&Always("=a"))).unwrap();
-    table.append(&Sequence::new("sglang", even("s2", 2, 0.1)).observed(), None).unwrap();
+    let second = Sequence::new("sglang", even("s2", 2, 0.1));
+    table.append(TableSequence { run: Some("one"), ..(&second.observed()).into() }, None).unwrap();
     assert_eq!(table.rows(), 5);
     let reader = SerializedFileReader::new(bytes::Bytes::from(table.finish().unwrap())).unwrap();
     let metadata = reader.metadata().file_metadata();
@@ -39,6 +40,8 @@ fn rows_are_what_was_appended() {
     );
     assert_eq!((rows[4].get_long(5).unwrap(), rows[4].get_int(6).unwrap()), (1, 1));
     assert!(rows[4].get_string(8).is_err(), "text is not known");
+    assert!(first.get_string(17).is_err(), "the whole table is of one run");
+    assert_eq!(rows[4].get_string(17).unwrap(), "one");
 }
 
 #[test]

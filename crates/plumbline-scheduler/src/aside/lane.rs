@@ -52,7 +52,7 @@ impl Lane {
         if self.jobs.is_empty() {
             return Next::Nothing;
         }
-        let leave = self.budgets[thread].leave(now, waiting);
+        let leave = self.budgets[thread].leave(now, waiting, self.due());
         match leave {
             Leave::Idle | Leave::Paid => match self.jobs.pop_front() {
                 Some(job) => Next::Run { job, paid: leave == Leave::Paid },
@@ -63,14 +63,20 @@ impl Lane {
         }
     }
 
-    /// A thread's batch took so long and ended at `now`.
-    pub(crate) fn scored(&mut self, thread: usize, now: Instant, elapsed: Duration) {
-        self.budgets[thread].scored(now, elapsed);
+    /// A thread's batch took so long for so many tokens and ended at `now`.
+    pub(crate) fn scored(&mut self, thread: usize, now: Instant, elapsed: Duration, tokens: usize) {
+        let due = self.due();
+        self.budgets[thread].scored(now, elapsed, tokens, due);
     }
 
     /// A thread's paid job took so long.
     pub(crate) fn spent(&mut self, thread: usize, elapsed: Duration) {
         self.budgets[thread].spent(elapsed);
+    }
+
+    /// Tokens of the job that is next.
+    fn due(&self) -> usize {
+        self.jobs.front().map_or(0, |job| job.tokens())
     }
 
     /// Removes all jobs.

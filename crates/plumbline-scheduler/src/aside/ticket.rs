@@ -14,6 +14,9 @@ use crate::model_thread::catch_panic;
 
 /// A job, whatever it returns.
 pub(crate) trait Job: Send {
+    /// Tokens of its forwards.
+    fn tokens(&self) -> usize;
+
     /// Whether its caller still waits.
     fn is_wanted(&self) -> bool;
 
@@ -22,18 +25,19 @@ pub(crate) trait Job: Send {
 }
 
 struct Answered<F, T> {
+    tokens: usize,
     run: F,
     sender: oneshot::Sender<Result<T, AsideError>>,
 }
 
 /// A job and where its result will arrive.
-pub(crate) fn job<F, T>(run: F) -> (Box<dyn Job>, AsideTicket<T>)
+pub(crate) fn job<F, T>(tokens: usize, run: F) -> (Box<dyn Job>, AsideTicket<T>)
 where
     F: FnOnce(&mut dyn Models) -> T + Send + 'static,
     T: Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    (Box::new(Answered { run, sender }), AsideTicket { receiver })
+    (Box::new(Answered { tokens, run, sender }), AsideTicket { receiver })
 }
 
 impl<F, T> Job for Answered<F, T>
@@ -41,12 +45,16 @@ where
     F: FnOnce(&mut dyn Models) -> T + Send,
     T: Send,
 {
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     fn is_wanted(&self) -> bool {
         !self.sender.is_closed()
     }
 
     fn run(self: Box<Self>, models: &mut dyn Models) {
-        let Self { run, sender } = *self;
+        let Self { run, sender, .. } = *self;
         if sender.is_closed() {
             return;
         }

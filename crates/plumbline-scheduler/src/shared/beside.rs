@@ -24,9 +24,9 @@ impl Shared {
         Ok(())
     }
 
-    /// A thread's batch took so long.
-    pub(crate) fn scored_for(&self, thread: usize, elapsed: Duration) {
-        self.lock().aside.scored(thread, Instant::now(), elapsed);
+    /// A thread's batch took so long, with so many tokens in its forwards.
+    pub(crate) fn scored_for(&self, thread: usize, elapsed: Duration, tokens: usize) {
+        self.lock().aside.scored(thread, Instant::now(), elapsed, tokens);
     }
 
     /// A thread's job took so long, from its budget.

@@ -1,21 +1,23 @@
 //! Versions of the weights on their way into the model threads and out of them. Each thread has its own copy of a version.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use plumbline_core::{ReferenceInfo, ReferenceModel};
+use plumbline_core::ReferenceInfo;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{Shared, Step, Work};
 use crate::SchedulerState;
 use crate::copies::joined;
 use crate::residents::Residents;
+use crate::restart::Held;
 
 /// A loaded version on its way to the model threads.
 pub(crate) struct Arrival {
     /// Of all copies together.
     pub(crate) info: Arc<ReferenceInfo>,
     /// The copy of each model thread; `None` once it has taken it.
-    pub(crate) copies: Vec<Option<Box<dyn ReferenceModel>>>,
+    pub(crate) copies: Vec<Option<Held>>,
     /// Model threads that have not taken their copy yet, or are only just doing so.
     pub(crate) missing: usize,
     /// Told when new work is scored with it; dropped if it never will be.
@@ -30,8 +32,14 @@ impl Shared {
     ///
     /// # Errors
     /// Why there will be no such version: the copies differ, or another thread has none.
-    pub(crate) fn loaded(&self, thread: usize, info: ReferenceInfo) -> Result<Arc<ReferenceInfo>, String> {
+    pub(crate) fn loaded(
+        &self,
+        thread: usize,
+        info: ReferenceInfo,
+        took: Duration,
+    ) -> Result<Arc<ReferenceInfo>, String> {
         let mut work = self.lock();
+        work.load_time = work.load_time.max(took);
         work.loaded[thread] = Some(info);
         if let Some(copies) = work.loaded.iter().cloned().collect::<Option<Vec<_>>>() {
             let info = Arc::new(joined(&copies)?);
@@ -78,7 +86,10 @@ impl Shared {
     /// Gives the model threads a loaded version; it is dropped if one of them has ended.
     pub(crate) fn hand_over(&self, arrival: Arrival) {
         let mut work = self.lock();
-        let open = matches!(*self.state.borrow(), SchedulerState::Ready | SchedulerState::Draining);
+        let open = matches!(
+            *self.state.borrow(),
+            SchedulerState::Ready | SchedulerState::Restarting | SchedulerState::Draining
+        );
         if open && *self.alive.borrow() == self.threads() {
             work.arrival = Some(arrival);
         }
@@ -134,7 +145,7 @@ impl Shared {
     }
 
     /// The lock keeps changes, and what the observer hears of them, in order.
-    fn change_residents(&self, _locked: &MutexGuard<'_, Work>, change: impl FnOnce(&mut Residents)) {
+    pub(super) fn change_residents(&self, _locked: &MutexGuard<'_, Work>, change: impl FnOnce(&mut Residents)) {
         self.residents.send_modify(change);
         self.observer.residents(&self.residents.borrow());
     }

@@ -60,10 +60,15 @@ fn advice_comes_from_the_measured_speed() {
     let speed = scheduler.tokens_per_second().unwrap();
     assert!(speed <= 50.0, "1 token in at least 20 ms: {speed}");
     let _waiting = scheduler.submit(sequences(&[500; 20])).unwrap();
-    let Err(SubmitError::QueueFull { retry_after, .. }) = scheduler.submit(sequences(&[1])) else {
-        panic!("the queue is full")
+    let told = |work: &[usize]| match scheduler.submit(sequences(work)) {
+        Err(SubmitError::QueueFull { retry_after, .. }) => retry_after.as_secs(),
+        other => panic!("the queue is full: {other:?}"),
     };
-    assert_eq!(retry_after, Duration::from_secs(60), "10,000 tokens at most 50 a second");
+    let first = told(&[500; 6]);
+    assert!(first >= 40, "room for 3000 comes with the third batch of 1000 tokens at most 50 a second: {first} s");
+    let second = told(&[501; 6]);
+    assert!(second >= first + 40 || second == 600, "it comes after the first: {second} s after {first} s");
+    assert!(told(&[500; 6]).abs_diff(first) <= 1, "asking again changes nothing");
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn held_job(scheduler: &Scheduler) -> (AsideTicket<()>, impl FnOnce()) {
     let (begun, has_begun) = channel::<()>();
     let (go_on, may_go_on) = channel::<()>();
     let ticket = scheduler
-        .aside(move |_| {
+        .aside(0, move |_| {
             begun.send(()).unwrap();
             let _ = may_go_on.recv();
         })
@@ -54,14 +54,14 @@ fn an_idle_thread_runs_a_job_at_once_with_its_models() {
     let (scheduler, _control) = start(WIDE);
     let work = sequence(3, 5);
     let own = work.clone();
-    let scored = done(scheduler.aside(move |models| {
+    let scored = done(scheduler.aside(0, move |models| {
         assert_eq!(**models.current().unwrap(), info());
         assert!(models.model("9").is_none());
         let mut model = models.model("1").unwrap();
         model.score(&PackedBatch::pack([&own])).unwrap().sequences.remove(0)
     }));
     assert_eq!(scored, Ok(expected(&work)));
-    let ticket = scheduler.aside(|models| versions(models)).unwrap();
+    let ticket = scheduler.aside(0, |models| versions(models)).unwrap();
     assert_eq!(ticket.wait_until(Instant::now() + PATIENCE).unwrap(), Ok(vec!["1".into()]), "a thread can wait too");
 }
 
@@ -76,7 +76,7 @@ fn forwards_before_jobs(aside_share: f64, batches: usize) -> Vec<usize> {
     let jobs: Vec<_> = (0..3)
         .map(|_| {
             let forwards = forwards.clone();
-            scheduler.aside(move |_| forwards.0.load(Ordering::SeqCst)).unwrap()
+            scheduler.aside(0, move |_| forwards.0.load(Ordering::SeqCst)).unwrap()
         })
         .collect();
     drop(control);
@@ -105,7 +105,7 @@ fn jobs_are_not_starved_by_a_queue_that_is_never_empty() {
     let jobs: Vec<_> = (0..3)
         .map(|number| {
             let ran = ran.clone();
-            scheduler.aside(move |_| ran.send(number).unwrap()).unwrap()
+            scheduler.aside(0, move |_| ran.send(number).unwrap()).unwrap()
         })
         .collect();
     let (mut order, patience) = (Vec::new(), Instant::now() + PATIENCE);
@@ -138,10 +138,10 @@ fn what_comes_during_a_job_is_one_batch_after_it() {
 #[test]
 fn a_panic_in_a_job_is_its_callers() {
     let (scheduler, _control) = start(WIDE);
-    let panicked = done(scheduler.aside(|_| -> usize { panic!("no such thing") }));
+    let panicked = done(scheduler.aside(0, |_| -> usize { panic!("no such thing") }));
     assert_eq!(panicked, Err(AsideError::Panicked("no such thing".into())));
     assert_scored(scheduler.submit(sequences(&[2])).unwrap(), &sequences(&[2]));
-    assert_eq!(done(scheduler.aside(|_| 5)), Ok(5));
+    assert_eq!(done(scheduler.aside(0, |_| 5)), Ok(5));
 }
 
 /// Dropping its result is part of a job, too.
@@ -158,7 +158,7 @@ fn a_result_that_panics_when_nobody_wants_it_costs_nothing() {
     let (scheduler, _control) = start(WIDE);
     let (begun, has_begun) = channel::<()>();
     let (go_on, may_go_on) = channel::<()>();
-    let ticket = scheduler.aside(move |_| {
+    let ticket = scheduler.aside(0, move |_| {
         begun.send(()).unwrap();
         let _ = may_go_on.recv();
         Bomb
@@ -166,7 +166,7 @@ fn a_result_that_panics_when_nobody_wants_it_costs_nothing() {
     has_begun.recv_timeout(PATIENCE).unwrap();
     drop(ticket);
     drop(go_on);
-    assert_eq!(done(scheduler.aside(|_| 5)), Ok(5));
+    assert_eq!(done(scheduler.aside(0, |_| 5)), Ok(5));
 }
 
 #[test]
@@ -174,12 +174,12 @@ fn the_lane_is_bounded_and_callers_who_leave_make_room() {
     let (scheduler, control) = start_gated(SchedulerConfig { max_aside_jobs: 2, ..WIDE });
     let scoring = scheduler.submit(sequences(&[2])).unwrap();
     control.started();
-    let first = scheduler.aside(|_| 1).unwrap();
-    let second = scheduler.aside(|_| 2).unwrap();
-    assert_eq!(scheduler.aside(|_| 3).unwrap_err(), AsideError::Full { limit: 2 });
+    let first = scheduler.aside(0, |_| 1).unwrap();
+    let second = scheduler.aside(0, |_| 2).unwrap();
+    assert_eq!(scheduler.aside(0, |_| 3).unwrap_err(), AsideError::Full { limit: 2 });
     drop(first);
-    let fourth = scheduler.aside(|_| 4).unwrap();
-    assert_eq!(scheduler.aside(|_| 5).unwrap_err(), AsideError::Full { limit: 2 });
+    let fourth = scheduler.aside(0, |_| 4).unwrap();
+    assert_eq!(scheduler.aside(0, |_| 5).unwrap_err(), AsideError::Full { limit: 2 });
     drop(control);
     assert_scored(scoring, &sequences(&[2]));
     assert_eq!((block_on(second.wait()), block_on(fourth.wait())), (Ok(2), Ok(4)));
@@ -193,7 +193,7 @@ fn a_job_whose_caller_left_does_not_run() {
     let ran = Arc::new(Mutex::new(Vec::new()));
     let job = |number: usize| {
         let ran = Arc::clone(&ran);
-        scheduler.aside(move |_| ran.lock().unwrap().push(number)).unwrap()
+        scheduler.aside(0, move |_| ran.lock().unwrap().push(number)).unwrap()
     };
     drop(job(1));
     let patient = job(2).wait_until(Instant::now()).expect_err("it has not run yet");
@@ -209,17 +209,17 @@ fn a_job_whose_caller_left_does_not_run() {
 fn a_drain_drops_the_jobs_that_wait_and_lets_a_running_one_end() {
     let (scheduler, _control) = start(WIDE);
     let (running, end) = held_job(&scheduler);
-    let waiting = scheduler.aside(|_| 1).unwrap();
+    let waiting = scheduler.aside(0, |_| 1).unwrap();
     let draining = {
         let scheduler = scheduler.clone();
         std::thread::spawn(move || block_on(scheduler.drain(Duration::from_secs(300))))
     };
     assert_eq!(block_on(waiting.wait()), Err(AsideError::Stopped));
-    assert_eq!(scheduler.aside(|_| 2).unwrap_err(), AsideError::NotServing);
+    assert_eq!(scheduler.aside(0, |_| 2).unwrap_err(), AsideError::NotServing);
     end();
     draining.join().unwrap();
     assert_eq!(block_on(running.wait()), Ok(()));
-    assert_eq!(scheduler.aside(|_| 2).unwrap_err(), AsideError::NotServing);
+    assert_eq!(scheduler.aside(0, |_| 2).unwrap_err(), AsideError::NotServing);
 }
 
 #[test]
@@ -233,10 +233,10 @@ fn a_thread_that_dies_drops_the_jobs() {
     let (scheduler, control) = start_with(WIDE, Arc::new(Bad), true, |_| None);
     let _scoring = scheduler.submit(sequences(&[2])).unwrap();
     control.started();
-    let job = scheduler.aside(|_| 1).unwrap();
+    let job = scheduler.aside(0, |_| 1).unwrap();
     control.release();
     assert_eq!(block_on(job.wait()), Err(AsideError::Stopped));
-    assert_eq!(scheduler.aside(|_| 2).unwrap_err(), AsideError::NotServing);
+    assert_eq!(scheduler.aside(0, |_| 2).unwrap_err(), AsideError::NotServing);
 }
 
 #[test]
@@ -248,10 +248,10 @@ fn a_model_that_is_not_there_yet_runs_no_job() {
         Ok::<Box<dyn ReferenceModel>, String>(Box::new(model))
     };
     let scheduler = Scheduler::start(WIDE, Arc::new(NullObserver), load).unwrap();
-    assert_eq!(scheduler.aside(|_| 1).unwrap_err(), AsideError::NotServing);
+    assert_eq!(scheduler.aside(0, |_| 1).unwrap_err(), AsideError::NotServing);
     drop(finish);
     block_on(scheduler.ready()).unwrap();
-    assert_eq!(done(scheduler.aside(|_| 1)), Ok(1));
+    assert_eq!(done(scheduler.aside(0, |_| 1)), Ok(1));
 }
 
 /// A job keeps the versions it began with; the swap comes right after it.
@@ -260,7 +260,7 @@ fn weights_swap_after_the_job_that_runs() {
     let (scheduler, _control) = start(SchedulerConfig { keep_versions: 1, ..WIDE });
     let (begun, has_begun) = channel::<()>();
     let (go_on, may_go_on) = channel::<()>();
-    let job = scheduler.aside(move |models| {
+    let job = scheduler.aside(0, move |models| {
         begun.send(()).unwrap();
         let _ = may_go_on.recv();
         (versions(models), models.model("1").is_some(), models.model("2").is_some())
@@ -281,7 +281,8 @@ fn weights_swap_after_the_job_that_runs() {
     drop(go_on);
     assert_eq!(done(job), Ok((vec!["1".into()], true, false)));
     update.join().unwrap();
-    let after = scheduler.aside(|models| (versions(models), models.model("1").is_some(), models.model("2").is_some()));
+    let after =
+        scheduler.aside(0, |models| (versions(models), models.model("1").is_some(), models.model("2").is_some()));
     assert_eq!(done(after), Ok((vec!["2".into()], false, true)));
     block_on(scheduler.residents_when(|residents| residents.weight_bytes() == 4)).expect("the old weights go");
 }
@@ -296,7 +297,7 @@ fn swaps_and_scoring_go_on_under_a_load_of_jobs() {
         std::thread::spawn(move || {
             let mut seen = 0;
             while stop.load(Ordering::Relaxed) == 0 || seen == 0 {
-                let versions = done(scheduler.aside(|models| {
+                let versions = done(scheduler.aside(0, |models| {
                     let current = models.current().unwrap().policy_version.clone();
                     let mut model = models.model(&current).unwrap();
                     model.score(&PackedBatch::pack([&sequence(1, 4)])).unwrap();
@@ -324,7 +325,7 @@ fn any_thread_that_is_free_runs_a_job() {
     let (scheduler, controls) = start_copies(SINGLES, Arc::new(NullObserver), 2, true);
     let scoring = scheduler.submit(vec![sequence(1, 3)]).unwrap();
     let (busy, _) = first_started(&controls);
-    assert_eq!(done(scheduler.aside(|models| versions(models))), Ok(vec!["1".into()]), "while one of them scores");
+    assert_eq!(done(scheduler.aside(0, |models| versions(models))), Ok(vec!["1".into()]), "while one of them scores");
     controls[busy].release();
     assert!(block_on(scoring.wait()).unwrap()[0].is_ok());
 }

@@ -135,7 +135,7 @@ fn a_wrong_number_of_values_fails_its_sequence() {
 fn a_thread_that_dies_leaves_nobody_waiting() {
     struct Bad;
     impl Observer for Bad {
-        fn queue_wait(&self, _: std::time::Duration) {
+        fn queue_wait(&self, _: plumbline_scheduler::Class, _: std::time::Duration) {
             panic!("bad observer")
         }
     }

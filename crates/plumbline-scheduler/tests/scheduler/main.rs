@@ -11,6 +11,8 @@ mod batching;
 #[cfg(test)]
 mod cancellation;
 #[cfg(test)]
+mod classes;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod copies;
@@ -24,6 +26,8 @@ mod failures;
 mod lifecycle;
 #[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod restarts;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]

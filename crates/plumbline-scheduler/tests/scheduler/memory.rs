@@ -136,7 +136,7 @@ fn the_head_comes_back() {
 #[test]
 fn jobs_beside_scoring_change_nothing_about_memory() {
     let device = device(20, 8, WIDE);
-    let job = device.scheduler.aside(|models: &mut dyn Models| {
+    let job = device.scheduler.aside(0, |models: &mut dyn Models| {
         let mut model = models.model("1").unwrap();
         let error = model.score(&PackedBatch::pack(&sequences(&[30]))).unwrap_err();
         let can_save = model.save_memory();

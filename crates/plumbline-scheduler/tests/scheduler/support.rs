@@ -13,7 +13,8 @@ use plumbline_core::{
     ScoringSequence, TokenScores,
 };
 use plumbline_scheduler::{
-    BatchObservation, NullObserver, Observer, Scheduler, SchedulerConfig, ScoreError, SequenceOutcome, Ticket,
+    BatchObservation, Class, DropReason, NullObserver, Observer, Scheduler, SchedulerConfig, ScoreError,
+    SequenceOutcome, Ticket,
 };
 
 pub(crate) const MAX_POSITIONS: usize = 1000;
@@ -29,6 +30,9 @@ pub(crate) const WIDE: SchedulerConfig = SchedulerConfig {
     max_weight_bytes: 0,
     aside_share: 0.02,
     max_aside_jobs: 16,
+    interactive_stretch: 2.5,
+    quarantine: Duration::from_secs(600),
+    restart_after_panics: 0,
 };
 
 /// What a fake forward does instead of answering; `None` = answer.
@@ -288,6 +292,7 @@ pub(crate) struct Recorder {
     pub(crate) waits: Mutex<Vec<Duration>>,
     pub(crate) batches: Mutex<Vec<BatchObservation>>,
     pub(crate) cancelled: Mutex<Vec<(usize, usize)>>,
+    pub(crate) late: Mutex<Vec<(usize, usize)>>,
     pub(crate) splits: Mutex<Vec<(usize, ModelError)>>,
     pub(crate) out_of_memory: AtomicUsize,
 }
@@ -304,7 +309,7 @@ impl Observer for Recorder {
         self.queue.lock().unwrap().push((tokens, sequences));
     }
 
-    fn queue_wait(&self, wait: Duration) {
+    fn queue_wait(&self, _: Class, wait: Duration) {
         self.waits.lock().unwrap().push(wait);
     }
 
@@ -316,8 +321,12 @@ impl Observer for Recorder {
         self.out_of_memory.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn cancelled(&self, sequences: usize, tokens: usize) {
-        self.cancelled.lock().unwrap().push((sequences, tokens));
+    fn dropped(&self, reason: DropReason, sequences: usize, tokens: usize) {
+        match reason {
+            DropReason::Disconnected => self.cancelled.lock().unwrap().push((sequences, tokens)),
+            DropReason::Deadline => self.late.lock().unwrap().push((sequences, tokens)),
+            DropReason::Stopped => {}
+        }
     }
 
     fn batch_split(&self, sequences: usize, cause: &ModelError) {

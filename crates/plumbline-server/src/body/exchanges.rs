@@ -30,9 +30,12 @@ pub(super) fn read(
         };
         findings.check_name(&place.pointer("/id"), exchange.id.as_deref());
         findings.check_name(&place.pointer("/policy_version"), exchange.policy_version.as_deref());
+        let has_id = exchange.id.is_some();
         let Some(exchange) = named(exchange, &place, shared, findings) else { continue };
         match read_exchange(&exchange) {
-            Ok(read) => rollouts.extend(read.rollouts.into_iter().map(|own| with_origin(own, place, shared, findings))),
+            Ok(read) => {
+                rollouts.extend(read.rollouts.into_iter().map(|own| with_origin(own, has_id, place, shared, findings)))
+            }
             Err(errors) => errors
                 .into_iter()
                 .for_each(|error| findings.report(error.code.into(), place.pointer(&error.pointer), error.detail)),
@@ -77,7 +80,13 @@ fn named(
 }
 
 /// A rollout with its place, and the request's version of the weights if the body names none.
-fn with_origin(own: ExchangeRollout, place: ExchangePlace, shared: &Shared, findings: &mut Findings) -> Read {
+fn with_origin(
+    own: ExchangeRollout,
+    named: bool,
+    place: ExchangePlace,
+    shared: &Shared,
+    findings: &mut Findings,
+) -> Read {
     let ExchangeRollout { mut rollout, places, cached_tokens, .. } = own;
     let mut exchange = place;
     if rollout.policy_version.is_none() && rollout.weight_versions.is_empty() {
@@ -90,5 +99,5 @@ fn with_origin(own: ExchangeRollout, place: ExchangePlace, shared: &Shared, find
             findings.check_name(&at, Some(version));
         }
     }
-    Read { rollout, origin: Origin::Exchange { exchange, places }, cached_tokens }
+    Read { rollout, named, origin: Origin::Exchange { exchange, places }, cached_tokens }
 }

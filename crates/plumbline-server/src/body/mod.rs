@@ -3,6 +3,8 @@
 mod errors;
 mod exchanges;
 mod findings;
+mod lines;
+mod native;
 mod origin;
 mod receive;
 mod resolve;
@@ -12,8 +14,10 @@ mod wire;
 use serde::de::IgnoredAny;
 
 pub(crate) use self::findings::MAX_NAME_CHARS;
+pub(crate) use self::lines::{Line, LineDefaults, read_line};
+pub(crate) use self::native::native_body;
 pub(crate) use self::origin::Origin;
-pub(crate) use self::receive::{check_headers, receive};
+pub(crate) use self::receive::{MediaType, check_headers, receive};
 pub(crate) use self::resolve::{RequestLimits, Verification, resolve};
 #[cfg(test)]
 pub(crate) use self::wire::SamplingParameters;

@@ -28,6 +28,11 @@ pub(crate) enum Origin {
         /// Where the fields stand in it.
         places: Places,
     },
+    /// A record of a line.
+    Record {
+        /// It is a sequence of the native body: the rollout's fields are its own.
+        native: bool,
+    },
 }
 
 /// An exchange's place, and which of its fields the request states for all.
@@ -68,6 +73,8 @@ impl Origin {
         match self {
             Self::Sequence { index, .. } => format!("/sequences/{index}{field}"),
             Self::Exchange { exchange, places } => exchange.pointer(&places.locate(field)),
+            Self::Record { native: true } => field.to_owned(),
+            Self::Record { native: false } => String::new(),
         }
     }
 

@@ -8,17 +8,39 @@ use tokio::sync::watch;
 use crate::problem::{Code, Problem};
 use crate::state::draining;
 
-/// Checks what can be known before a byte of the body is read.
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MediaType {
+    /// One JSON value.
+    Json,
+    /// One JSON value a line.
+    Ndjson,
+}
+
+impl MediaType {
+    /// Its name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+        }
+    }
+}
+
+/// Checks what can be known before a byte of the body is read, and says what it is.
 ///
 /// # Errors
-/// 415 for a media type other than JSON or an encoded body, 413 for a length above `limit`.
-pub(crate) fn check_headers(headers: &HeaderMap, limit: usize) -> Result<(), Problem> {
+/// 415 for a media type that is not taken or an encoded body, 413 for a length above `limit`.
+pub(crate) fn check_headers(headers: &HeaderMap, taken: &[MediaType], limit: usize) -> Result<MediaType, Problem> {
     let media_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
     let essence = media_type.and_then(|value| value.split(';').next()).map(str::trim);
-    if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
-        let detail = format!("Content-Type must be application/json, not {}", media_type.unwrap_or("missing"));
+    let named = |own: &&MediaType| essence.is_some_and(|essence| essence.eq_ignore_ascii_case(own.as_str()));
+    let Some(own) = taken.iter().find(named) else {
+        let names: Vec<_> = taken.iter().map(|own| own.as_str()).collect();
+        let given = media_type.unwrap_or("missing");
+        let detail = format!("Content-Type must be {}, not {given}", names.join(" or "));
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
-    }
+    };
     for encoding in headers.get_all(header::CONTENT_ENCODING) {
         if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") {
             let detail = "Content-Encoding must be identity or missing";
@@ -28,7 +50,7 @@ pub(crate) fn check_headers(headers: &HeaderMap, limit: usize) -> Result<(), Pro
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match length {
         Some(length) if length > limit as u64 => Err(too_large(limit)),
-        _ => Ok(()),
+        _ => Ok(*own),
     }
 }
 
@@ -82,7 +104,7 @@ mod tests {
     fn code(headers: &[(header::HeaderName, &str)]) -> Option<&'static str> {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
-        check_headers(&headers, 100).err().map(|problem| problem.code.as_str())
+        check_headers(&headers, &[MediaType::Json], 100).err().map(|problem| problem.code.as_str())
     }
 
     #[test]

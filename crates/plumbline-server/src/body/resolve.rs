@@ -29,6 +29,8 @@ pub(crate) struct Verification {
     pub(crate) rollouts: Vec<Rollout>,
     /// Of each rollout, the tokens of its prompt that the engine took from its prefix cache, if the sender said so.
     pub(crate) cached_tokens: Vec<Option<usize>>,
+    /// Whether each rollout has its id from the sender, and not from its place in the request.
+    pub(crate) named: Vec<bool>,
     /// What each rollout was read from.
     pub(crate) origins: Vec<Origin>,
     /// The versions of the weights that the rollouts ask for, each once.
@@ -83,7 +85,9 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     let mut rollouts = Vec::with_capacity(read.len());
     let mut origins = Vec::with_capacity(read.len());
     let mut cached_tokens = Vec::with_capacity(read.len());
+    let mut named = Vec::with_capacity(read.len());
     for read in read {
+        named.push(read.named);
         rollouts.push(read.rollout);
         origins.push(read.origin);
         cached_tokens.push(read.cached_tokens);
@@ -97,6 +101,7 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
         worker: request.worker,
         rollouts,
         cached_tokens,
+        named,
         origins,
         wanted,
         include_tokens: request.include.contains(&Include::Tokens),
@@ -141,9 +146,9 @@ fn native(sequences: Vec<SequenceRequest>, shared: &Shared, findings: &mut Findi
             let pointer = origin.pointer(&format!("/weight_versions/{span_index}/version"));
             findings.check_name(&pointer, Some(&span.version));
         }
-        let cached_tokens = cached(&origin, &sequence, findings);
+        let (cached_tokens, named) = (cached(&origin, &sequence, findings), sequence.id.is_some());
         let rollout = shared.rollout(index, &origin, sequence, findings);
-        rollouts.push(Read { rollout, origin, cached_tokens });
+        rollouts.push(Read { rollout, named, origin, cached_tokens });
     }
     rollouts
 }
@@ -161,6 +166,8 @@ fn cached(origin: &Origin, sequence: &SequenceRequest, findings: &mut Findings) 
 /// A rollout as it was read from a body.
 pub(super) struct Read {
     pub(super) rollout: Rollout,
+    /// Whether its id is the sender's.
+    pub(super) named: bool,
     pub(super) origin: Origin,
     /// Tokens of the prompt that the engine took from its prefix cache, if the body says so.
     pub(super) cached_tokens: Option<usize>,
@@ -218,7 +225,7 @@ impl Shared {
 }
 
 /// A sequence without an id is named by its index, which another may have taken.
-fn check_unique(findings: &mut Findings, rollouts: &[Rollout], origins: &[Origin]) {
+pub(super) fn check_unique(findings: &mut Findings, rollouts: &[Rollout], origins: &[Origin]) {
     let mut seen = HashSet::with_capacity(rollouts.len());
     for (rollout, origin) in rollouts.iter().zip(origins) {
         if !seen.insert(rollout.id.as_str()) {
@@ -229,7 +236,7 @@ fn check_unique(findings: &mut Findings, rollouts: &[Rollout], origins: &[Origin
 }
 
 /// The distinct versions that rollouts ask for, each with the first field that does.
-fn wanted(rollouts: &[Rollout], origins: &[Origin]) -> Vec<Wanted> {
+pub(super) fn wanted(rollouts: &[Rollout], origins: &[Origin]) -> Vec<Wanted> {
     let mut seen = HashSet::new();
     let mut wanted = Vec::new();
     for (rollout, origin) in rollouts.iter().zip(origins) {

@@ -7,6 +7,9 @@ use plumbline_divergence::NoiseFloor;
 
 use super::Config;
 
+/// A store that is smaller would forget what it has just taken in.
+const MIN_STORE_BYTES: u64 = 1 << 24;
+
 /// Why an address without API keys is refused.
 const OPEN_WITHOUT_KEYS: &str = "not loopback, which needs api_key_file, or no_auth = true to serve without keys";
 
@@ -16,7 +19,9 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 24] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 30] = [
+            ("quarantine_seconds", self.quarantine_seconds, 0..=24 * 3600),
+            ("restart_after_panics", u64::from(self.restart_after_panics), 0..=1_000_000),
             ("threads", self.threads as u64, 0..=4096),
             ("head_chunk_bytes", self.head_chunk_bytes as u64, 1 << 20..=1 << 36),
             ("mlp_chunk_bytes", self.mlp_chunk_bytes as u64, 1 << 20..=1 << 36),
@@ -29,6 +34,10 @@ impl Config {
             ("max_sequence_tokens", self.max_sequence_tokens as u64, 0..=*TOKENS.end()),
             ("max_body_bytes", self.max_body_bytes as u64, 1024..=1 << 32),
             ("max_sequences_per_request", self.max_sequences_per_request as u64, 1..=1 << 20),
+            ("store_max_bytes", self.store_max_bytes, 0..=1 << 44),
+            ("store_max_days", self.store_max_days, 0..=36_500),
+            ("max_jobs", self.max_jobs, 1..=10_000_000),
+            ("max_lines_per_request", self.max_lines_per_request as u64, 1..=1 << 20),
             ("window_seconds", self.window_seconds, SECONDS),
             ("window_slices", self.window_slices as u64, 1..=3600),
             ("max_label_sets", self.max_label_sets as u64, 0..=10_000),
@@ -84,11 +93,17 @@ impl Config {
             let expected = if error.key == "cap" { "below 4" } else { error.expected };
             report(key, format!("must be {expected}"));
         }
+        if (1..MIN_STORE_BYTES).contains(&self.store_max_bytes) {
+            report("store_max_bytes", format!("must be 0 (no limit) or at least {MIN_STORE_BYTES}"));
+        }
         if self.max_queue_tokens < self.max_batch_tokens {
             report("max_queue_tokens", "must not be below max_batch_tokens, or no batch could ever fill".into());
         }
         if !(0.0..=0.5).contains(&self.aside_share) {
             report("aside_share", "must be from 0 to 0.5".into());
+        }
+        if !(1.5..=1000.0).contains(&self.interactive_stretch) {
+            report("interactive_stretch", "must be from 1.5 to 1000".into());
         }
         if self.aside_max_tokens < self.aside_tokens {
             report("aside_max_tokens", "must not be below aside_tokens".into());
@@ -163,6 +178,8 @@ mod tests {
         assert_eq!(keys(|c| c.aside_share = 0.6), ["aside_share"]);
         assert_eq!(keys(|c| c.aside_share = f64::NAN), ["aside_share"]);
         assert_eq!(keys(|c| c.aside_max_tokens = 255), ["aside_max_tokens"]);
+        assert_eq!(keys(|c| c.interactive_stretch = 1.0), ["interactive_stretch"]);
+        assert_eq!(keys(|c| c.quarantine_seconds = 86_401), ["quarantine_seconds"]);
         assert_eq!(keys(|c| c.noise_floor_tokens = 255), ["noise_floor_tokens"]);
         assert_eq!(keys(|c| c.noise_floor_tokens = 0), [] as [&str; 0]);
         assert_eq!(keys(|c| c.revision = Some("main".into())), ["revision"]);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use plumbline_core::{ComputeDevices, FloatType, Kernels, ModelLimits};
 use plumbline_divergence::{DriftConfig, MonitorConfig, VerdictLevels};
 use plumbline_probe::PieceLimits;
-use plumbline_scheduler::SchedulerConfig;
+use plumbline_scheduler::{Class, SchedulerConfig};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::{ConfigError, KeyProblem};
@@ -77,6 +77,14 @@ pub struct Config {
 
     /// Tokens that may wait; beyond them requests get 429.
     pub max_queue_tokens: usize,
+    /// How urgent a synchronous request is whose header does not say.
+    pub sync_priority: Priority,
+    /// How many times as long as alone an interactive request may take, by estimate; else it gets 429.
+    pub interactive_stretch: f64,
+    /// Seconds that a sequence which made the reference panic is refused; 0 = it is tried each time.
+    pub quarantine_seconds: u64,
+    /// Batches that panicked after which the reference loads its weights again; 0 = only when it fails everything.
+    pub restart_after_panics: u32,
     /// Tokens of one forward over several sequences; a longer sequence is scored alone.
     pub max_batch_tokens: usize,
     /// Sequences of one forward.
@@ -87,6 +95,18 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Sequences of one request.
     pub max_sequences_per_request: usize,
+
+    /// Folder of everything that outlives the process; `None` (an empty string) = nothing does.
+    #[serde(with = "empty_is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Bytes of the store's content above which retention removes the oldest; 0 = no limit.
+    pub store_max_bytes: u64,
+    /// Days after which retention removes what is stored; 0 = never.
+    pub store_max_days: u64,
+    /// Accepted verifications that may wait; beyond them requests get 429.
+    pub max_jobs: u64,
+    /// Lines of one NDJSON body.
+    pub max_lines_per_request: usize,
 
     /// Length in seconds of the sliding window behind the divergence gauges.
     pub window_seconds: u64,
@@ -159,6 +179,28 @@ pub enum SelfCheck {
     Quick,
 }
 
+/// How urgent a request is: `plumbline_scheduler::Class` as a configuration has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Answered soon or refused at once.
+    Interactive,
+    /// Somebody waits for it, but not by the clock.
+    Standard,
+    /// Nobody waits for it.
+    Bulk,
+}
+
+impl From<Priority> for Class {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Interactive => Self::Interactive,
+            Priority::Standard => Self::Standard,
+            Priority::Bulk => Self::Bulk,
+        }
+    }
+}
+
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -194,11 +236,20 @@ impl Default for Config {
             max_weight_bytes: 0,
             version_wait_seconds: 10,
             max_queue_tokens: 1_048_576,
+            sync_priority: Priority::Standard,
+            interactive_stretch: 2.5,
+            quarantine_seconds: 600,
+            restart_after_panics: 3,
             max_batch_tokens: 8192,
             max_batch_sequences: 256,
             max_sequence_tokens: 0,
             max_body_bytes: 32 * 1024 * 1024,
             max_sequences_per_request: 1024,
+            data_dir: None,
+            store_max_bytes: 10 << 30,
+            store_max_days: 30,
+            max_jobs: 100_000,
+            max_lines_per_request: 10_000,
             window_seconds: 300,
             window_slices: 60,
             max_label_sets: 200,
@@ -250,6 +301,9 @@ impl Config {
             max_weight_bytes: self.max_weight_bytes,
             aside_share: self.aside_share,
             max_aside_jobs: MAX_ASIDE_JOBS,
+            interactive_stretch: self.interactive_stretch,
+            quarantine: Duration::from_secs(self.quarantine_seconds),
+            restart_after_panics: self.restart_after_panics,
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_core::{SkipCounts, SkipReason};
 use plumbline_divergence::{
-    Cause, DeltaHistogram, DriftUpdate, Finding, GroupKey, GroupSummary, GroupView, Monitor, MonitorConfig,
-    SequenceComparison, SequenceSummary, SufficientStatistics, Verdict,
+    Cause, DeltaHistogram, DriftUpdate, Finding, GroupKey, GroupSummary, GroupTotals, GroupView, Monitor,
+    MonitorConfig, SequenceComparison, SequenceSummary, SufficientStatistics, Verdict,
 };
 use prometheus::core::Collector;
 use prometheus::{
@@ -31,16 +31,44 @@ impl Observation {
     }
 }
 
+/// The monitor's time: monotone, and since before the first sequence that is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: SystemTime,
+    /// Time since then when the process started.
+    before: Duration,
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that begins at `origin`, or now if that is in the future: the time of day may have been set back.
+    pub(crate) fn since(origin: SystemTime) -> Self {
+        let now = SystemTime::now();
+        let origin = origin.min(now);
+        Self { origin, before: now.duration_since(origin).unwrap_or_default(), started: Instant::now() }
+    }
+
+    fn now(&self) -> Duration {
+        self.before + self.started.elapsed()
+    }
+
+    /// A time of day on this clock, never later than now.
+    fn time_of_day(&self, at: SystemTime) -> Duration {
+        at.duration_since(self.origin).unwrap_or_default().min(self.now())
+    }
+}
+
 /// Series of every run and engine. They exist, at zero, from the moment the reference is resident.
 #[derive(Debug)]
 pub(crate) struct DivergenceMetrics {
     registry: Registry,
     model_name: String,
-    started: Instant,
-    started_at: SystemTime,
+    clock: Clock,
     /// Held while counters move and while a scrape reads, so that gauges and counters of one scrape are of one moment.
     /// Never held across an await.
     monitor: Mutex<Monitor>,
+    /// One that has seen nothing and has room for everything.
+    empty: Monitor,
     /// The family of each of [`GAUGES`].
     gauges: Vec<GaugeVec>,
     /// The family of each of [`COUNTERS`].
@@ -57,7 +85,12 @@ impl DivergenceMetrics {
     ///
     /// # Errors
     /// A name that the registry already has, or drift settings without meaning.
-    pub(crate) fn register(registry: &Registry, config: MonitorConfig, model_name: &str) -> prometheus::Result<Self> {
+    pub(crate) fn register(
+        registry: &Registry,
+        config: MonitorConfig,
+        model_name: &str,
+        clock: Clock,
+    ) -> prometheus::Result<Self> {
         let gauges = GAUGES.iter().map(|spec| (spec.name, spec.help, spec.label));
         let counters = COUNTERS.iter().map(|spec| (spec.name, spec.help, spec.label));
         let (name, help) = names::ABS_LOG_RATIO;
@@ -67,7 +100,8 @@ impl DivergenceMetrics {
         let (name, help) = names::DRIFT_SCORE;
         let drift_score = GaugeVec::new(Opts::new(name, help), &GROUP_LABELS)?;
         registry.register(Box::new(drift_score.clone()))?;
-        let monitor = Monitor::new(config).map_err(|error| prometheus::Error::Msg(error.to_string()))?;
+        let new = |config| Monitor::new(config).map_err(|error| prometheus::Error::Msg(error.to_string()));
+        let (monitor, empty) = (new(config)?, new(MonitorConfig { max_groups: usize::MAX, ..config })?);
         let labelled = |(name, help): names::Described, label| -> prometheus::Result<IntCounterVec> {
             let family = IntCounterVec::new(Opts::new(name, help), &label_names(Some((label, ""))))?;
             registry.register(Box::new(family.clone()))?;
@@ -76,9 +110,9 @@ impl DivergenceMetrics {
         let metrics = Self {
             registry: registry.clone(),
             model_name: model_name.to_owned(),
-            started: Instant::now(),
-            started_at: SystemTime::now(),
+            clock,
             monitor: Mutex::new(monitor),
+            empty,
             gauges: families(registry, gauges, GaugeVec::new)?,
             counters: families(registry, counters, CounterVec::new)?,
             drift_score,
@@ -94,7 +128,7 @@ impl DivergenceMetrics {
 
     /// Counts an answered request, and says under which names.
     pub(crate) fn observe(&self, run: &str, engine: &str, observation: &Observation) -> GroupKey {
-        let now = self.started.elapsed();
+        let now = self.clock.now();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
         let group = monitor.resolve(now, run, engine);
@@ -108,7 +142,7 @@ impl DivergenceMetrics {
 
     /// Takes the findings of diagnosed sequences, and counts them by the cause that was ranked first.
     pub(crate) fn hear(&self, run: &str, engine: &str, diagnosed: &[&[Finding]]) {
-        let now = self.started.elapsed();
+        let now = self.clock.now();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
         let group = monitor.resolve(now, run, engine);
@@ -117,19 +151,66 @@ impl DivergenceMetrics {
         monitor.hear(now, &group, diagnosed);
     }
 
+    /// Shows the monitor a sequence that was answered at some time before this process began. Counters do not move: they restart
+    /// as counters do. To be called in the order of the sequences, before anything is observed.
+    pub(crate) fn replay(&self, at: SystemTime, run: &str, engine: &str, sequence: &SequenceSummary) {
+        let now = self.clock.time_of_day(at);
+        let mut monitor = self.lock();
+        // As it was then: groups that had gone made room for others.
+        monitor.expire(now);
+        let group = monitor.resolve(now, run, engine);
+        monitor.observe(now, &group, std::slice::from_ref(sequence));
+    }
+
+    /// After the last replay: gives a group the sums of everything that was ever counted, and the series of what is known exist.
+    pub(crate) fn replayed(&self, totals: Vec<(GroupKey, SystemTime, GroupTotals)>) {
+        let mut monitor = self.lock();
+        for (group, first_seen, totals) in totals {
+            monitor.set_totals(&group, self.clock.time_of_day(first_seen), totals);
+        }
+        let now = self.clock.now();
+        monitor.expire(now);
+        for group in monitor.list(now) {
+            self.count(&group.key, &Observation::default());
+            self.count_causes(&group.key, &[]);
+        }
+    }
+
+    /// What a monitor would show of a run that this one does not know: one that sees all its sequences now, as they are told by
+    /// `replay`, and gets these sums.
+    pub(crate) fn recall<E>(
+        &self,
+        run: &str,
+        totals: Vec<(GroupKey, SystemTime, GroupTotals)>,
+        replay: impl FnOnce(&mut dyn FnMut(SystemTime, &str, &str, &SequenceSummary)) -> Result<(), E>,
+    ) -> Result<Vec<GroupView>, E> {
+        let mut monitor = self.empty.clone();
+        replay(&mut |at, run, engine, sequence| {
+            let now = self.clock.time_of_day(at);
+            let group = monitor.resolve(now, run, engine);
+            monitor.observe(now, &group, std::slice::from_ref(sequence));
+        })?;
+        for (group, first_seen, totals) in totals {
+            let now = self.clock.time_of_day(first_seen);
+            let group = monitor.resolve(now, &group.run, &group.engine);
+            monitor.set_totals(&group, now, totals);
+        }
+        Ok(monitor.view(self.clock.now(), run))
+    }
+
     /// The groups that have seen something.
     pub(crate) fn groups(&self) -> Vec<GroupSummary> {
-        self.lock().list(self.started.elapsed())
+        self.lock().list(self.clock.now())
     }
 
     /// Everything that is known of a run, one view per engine; empty for a run that is not known.
     pub(crate) fn view(&self, run: &str) -> Vec<GroupView> {
-        self.lock().view(self.started.elapsed(), run)
+        self.lock().view(self.clock.now(), run)
     }
 
     /// The time of day of a time in a view.
-    pub(crate) fn time_of(&self, since_start: Duration) -> SystemTime {
-        self.started_at + since_start
+    pub(crate) fn time_of(&self, since_origin: Duration) -> SystemTime {
+        self.clock.origin + since_origin
     }
 
     /// Everything in the registry as Prometheus text, with gauges of this moment.
@@ -137,7 +218,7 @@ impl DivergenceMetrics {
     /// # Errors
     /// Metrics that cannot be encoded: a defect.
     pub(crate) fn scrape(&self) -> prometheus::Result<Vec<u8>> {
-        let now = self.started.elapsed();
+        let now = self.clock.now();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
         for GroupSummary { key: group, window: statistics, drift_score, .. } in monitor.gauges(now) {

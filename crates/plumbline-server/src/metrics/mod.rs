@@ -1,10 +1,13 @@
 //! What Prometheus scrapes: typed structs on a registry that is passed in.
 
+mod admission;
 mod divergence;
+mod ledger;
 mod names;
 mod service;
 
-pub(crate) use self::divergence::{DivergenceMetrics, Observation, encode};
+pub(crate) use self::divergence::{Clock, DivergenceMetrics, Observation, encode};
+pub(crate) use self::ledger::LedgerMetrics;
 pub(crate) use self::service::ServiceMetrics;
 
 #[cfg(test)]

@@ -41,6 +41,36 @@ pub(super) const CANCELLED_SEQUENCES: Described =
     ("plumbline_sequences_cancelled_total", "Sequences dropped from the queue because their client left.");
 pub(super) const CANCELLED_TOKENS: Described =
     ("plumbline_tokens_cancelled_total", "Tokens dropped from the queue because their client left.");
+pub(super) const CLASS_QUEUE_TOKENS: Described =
+    ("plumbline_class_queue_tokens", "Tokens that wait to be scored, by class of urgency.");
+pub(super) const CLASS_QUEUE_SEQUENCES: Described =
+    ("plumbline_class_queue_sequences", "Sequences that wait to be scored, by class of urgency.");
+pub(super) const CLASS_WAIT_SECONDS: Described = (
+    "plumbline_class_wait_seconds",
+    "Time from a sequence's admission to the start of its batch, by class of urgency.",
+);
+pub(super) const ADMISSION_REFUSED: Described = (
+    "plumbline_admission_refused_total",
+    "Requests whose work was not admitted, by class and reason: queue_full (by tokens), too_slow (by time), unavailable, \
+     quarantined or invalid.",
+);
+pub(super) const REFUSAL_REASONS: [&str; 5] = ["queue_full", "too_slow", "unavailable", "quarantined", "invalid"];
+pub(super) const SEQUENCES_DROPPED: Described =
+    ("plumbline_sequences_dropped_total", "Admitted sequences that are never scored, by reason; none had started.");
+pub(super) const TOKENS_DROPPED: Described =
+    ("plumbline_tokens_dropped_total", "Tokens of admitted sequences that are never scored, by reason.");
+pub(super) const MODEL_PANICS: Described =
+    ("plumbline_model_panics_total", "Sequences that made the reference panic; they are refused for a while.");
+pub(super) const QUARANTINED: Described = (
+    "plumbline_quarantined_sequences",
+    "Sequences that were refused at the last panic because they had made the reference panic.",
+);
+pub(super) const MODEL_RESTARTS: Described =
+    ("plumbline_model_restarts_total", "Times that a model thread began to load its weights again after a failure.");
+pub(super) const MODEL_RESTART_SECONDS: Described =
+    ("plumbline_model_restart_seconds", "Time in which a model thread loaded its weights again.");
+pub(super) const VERSION_WAIT_TOKENS: Described =
+    ("plumbline_version_wait_tokens", "Tokens of requests that wait for a version of the weights.");
 pub(super) const REQUEST_SECONDS: Described =
     ("plumbline_request_seconds", "Time from a request's headers to its response, by route and status.");
 pub(super) const REQUESTS_IN_FLIGHT: Described =
@@ -83,6 +113,34 @@ pub(super) const DRIFT_SCORE: Described = (
 pub(super) const DIAGNOSES: Described =
     ("plumbline_diagnosis_total", "Diagnosed sequences by the cause that was ranked first.");
 pub(super) const SEQUENCES: Described = ("plumbline_sequences_total", "Answered sequences by verdict.");
+
+pub(super) const REPEATED: Described = (
+    "plumbline_repeated_total",
+    "What came again and was not counted again: requests answered from what is kept, and sequences of other requests that were counted before.",
+);
+pub(super) const UNSTORED: Described = (
+    "plumbline_answers_unstored_total",
+    "Answers that were sent without being stored because the store is in trouble.",
+);
+pub(super) const JOBS: Described =
+    ("plumbline_jobs", "Accepted verifications that wait (queued) or are worked on (running).");
+pub(super) const JOBS_FINISHED: Described =
+    ("plumbline_jobs_finished_total", "Accepted verifications that were answered (done) or cannot be (failed).");
+pub(super) const STORE_STATE: Described =
+    ("plumbline_store_state", "State of the store: 1 for its state, 0 for the others; none = there is no data dir.");
+pub(super) const STORE_ERRORS: Described =
+    ("plumbline_store_errors_total", "Failed reads and writes of the store, by kind.");
+pub(super) const STORE_BYTES: Described =
+    ("plumbline_store_bytes", "Bytes of the store's file, of its write-ahead log, and of the content in the file.");
+pub(super) const STORE_ROWS: Described =
+    ("plumbline_store_rows", "Sequences in the store, and those of them whose tokens are kept.");
+pub(super) const STORE_REMOVED: Described =
+    ("plumbline_store_removed_total", "What retention removed: sequences, their tokens, answers.");
+pub(super) const STORE_WAITING_WRITES: Described =
+    ("plumbline_store_waiting_writes", "Writes that wait for their commit.");
+pub(super) const STORE_WRITES: Described = ("plumbline_store_writes_total", "Writes to the store.");
+pub(super) const STORE_COMMITS: Described =
+    ("plumbline_store_commits_total", "Commits of the store; writes that wait together share one.");
 
 /// A value of its own within a family, beside [`GROUP_LABELS`].
 pub(super) type ExtraLabel = Option<(&'static str, &'static str)>;

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plumbline_core::{ModelError, ReferenceInfo};
-use plumbline_scheduler::{BatchObservation, Observer, Residents};
+use plumbline_scheduler::{BatchObservation, Class, DropReason, Observer, Residents, SubmitError};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
+use super::admission::AdmissionMetrics;
 use super::names::{self, Described};
 use crate::floor::FloorState;
 
@@ -28,6 +29,7 @@ pub(crate) struct ServiceMetrics {
     head_seconds: Histogram,
     cancelled_sequences: IntCounter,
     cancelled_tokens: IntCounter,
+    admission: AdmissionMetrics,
     request_seconds: HistogramVec,
     requests_in_flight: IntGauge,
     requests_cancelled: IntCounter,
@@ -86,6 +88,7 @@ impl ServiceMetrics {
             head_seconds: seconds(names::HEAD_SECONDS)?,
             cancelled_sequences: counter(registry, names::CANCELLED_SEQUENCES)?,
             cancelled_tokens: counter(registry, names::CANCELLED_TOKENS)?,
+            admission: AdmissionMetrics::register(registry)?,
             request_seconds,
             requests_in_flight: gauge(registry, names::REQUESTS_IN_FLIGHT)?,
             requests_cancelled: counter(registry, names::REQUESTS_CANCELLED)?,
@@ -154,6 +157,11 @@ impl ServiceMetrics {
         self.weight_failures.inc();
     }
 
+    /// So many more tokens wait for a version of the weights.
+    pub(crate) fn version_wait_tokens(&self, more: i64) {
+        self.admission.version_wait_tokens.add(more);
+    }
+
     /// An answered request.
     pub(crate) fn request(&self, route: &str, status: u16, took: Duration) {
         self.request_seconds.with_label_values(&[route, &status.to_string()]).observe(took.as_secs_f64());
@@ -202,8 +210,17 @@ impl Observer for ServiceMetrics {
         self.queue_sequences.set(sequences as i64);
     }
 
-    fn queue_wait(&self, wait: Duration) {
+    fn queue_of(&self, class: Class, tokens: usize, sequences: usize) {
+        self.admission.queue_of(class, tokens, sequences);
+    }
+
+    fn queue_wait(&self, class: Class, wait: Duration) {
         self.queue_wait_seconds.observe(wait.as_secs_f64());
+        self.admission.waited(class, wait);
+    }
+
+    fn refused(&self, class: Class, error: &SubmitError) {
+        self.admission.refused(class, error);
     }
 
     fn batch(&self, batch: &BatchObservation) {
@@ -236,9 +253,20 @@ impl Observer for ServiceMetrics {
         self.weight_bytes.set(i64::try_from(residents.weight_bytes()).unwrap_or(i64::MAX));
     }
 
-    fn cancelled(&self, sequences: usize, tokens: usize) {
-        self.cancelled_sequences.inc_by(sequences as u64);
-        self.cancelled_tokens.inc_by(tokens as u64);
+    fn dropped(&self, reason: DropReason, sequences: usize, tokens: usize) {
+        self.admission.dropped(reason, sequences, tokens);
+        if reason == DropReason::Disconnected {
+            self.cancelled_sequences.inc_by(sequences as u64);
+            self.cancelled_tokens.inc_by(tokens as u64);
+        }
+    }
+
+    fn panicked(&self, quarantined: usize) {
+        self.admission.panicked(quarantined);
+    }
+
+    fn restarted(&self, took: Option<Duration>) {
+        self.admission.restarted(took);
     }
 
     fn batch_split(&self, _sequences: usize, _cause: &ModelError) {
@@ -254,19 +282,23 @@ fn register_build_info(registry: &Registry) -> prometheus::Result<()> {
     Ok(())
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+pub(super) fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
 
-fn gauge(registry: &Registry, (name, help): Described) -> prometheus::Result<IntGauge> {
+pub(super) fn gauge(registry: &Registry, (name, help): Described) -> prometheus::Result<IntGauge> {
     registered(registry, IntGauge::new(name, help)?)
 }
 
-fn counter(registry: &Registry, (name, help): Described) -> prometheus::Result<IntCounter> {
+pub(super) fn counter(registry: &Registry, (name, help): Described) -> prometheus::Result<IntCounter> {
     registered(registry, IntCounter::new(name, help)?)
 }
 
-fn histogram(registry: &Registry, (name, help): Described, buckets: &[f64]) -> prometheus::Result<Histogram> {
+pub(super) fn histogram(
+    registry: &Registry,
+    (name, help): Described,
+    buckets: &[f64],
+) -> prometheus::Result<Histogram> {
     registered(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
 }

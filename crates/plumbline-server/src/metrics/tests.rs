@@ -11,15 +11,19 @@ use plumbline_divergence::{
 use prometheus::Registry;
 use proptest::prelude::*;
 
-use super::{DivergenceMetrics, Observation};
+use super::{Clock, DivergenceMetrics, Observation};
 
 fn monitor(max_groups: usize, idle_expiry: Duration) -> MonitorConfig {
     let drift = DriftConfig::default();
     MonitorConfig { window: Duration::from_secs(3600), slices: 60, max_groups, idle_expiry, drift }
 }
 
+fn clock() -> Clock {
+    Clock::since(std::time::SystemTime::now())
+}
+
 fn metrics() -> DivergenceMetrics {
-    DivergenceMetrics::register(&Registry::new(), monitor(10, Duration::from_secs(7200)), "m").unwrap()
+    DivergenceMetrics::register(&Registry::new(), monitor(10, Duration::from_secs(7200)), "m", clock()).unwrap()
 }
 
 fn sequence(pairs: &[(f64, f64)]) -> SequenceComparison {
@@ -161,7 +165,7 @@ proptest! {
 
 #[test]
 fn runs_beyond_the_limit_share_other_and_idle_ones_go() {
-    let metrics = DivergenceMetrics::register(&Registry::new(), monitor(1, Duration::ZERO), "m").unwrap();
+    let metrics = DivergenceMetrics::register(&Registry::new(), monitor(1, Duration::ZERO), "m", clock()).unwrap();
     let one = observation(&[vec![(-1.0, -1.5)]]);
     // With an expiry of zero a group is gone at the next look, and its series with it.
     metrics.observe("first", "vllm", &one);
@@ -169,7 +173,8 @@ fn runs_beyond_the_limit_share_other_and_idle_ones_go() {
     assert!(!text.contains("run=\"first\""), "{text}");
     assert!(text.contains(r#"plumbline_tokens_scored_total{engine="other",model_name="m",run="other"} 0"#));
 
-    let metrics = DivergenceMetrics::register(&Registry::new(), monitor(1, Duration::from_secs(3600)), "m").unwrap();
+    let metrics =
+        DivergenceMetrics::register(&Registry::new(), monitor(1, Duration::from_secs(3600)), "m", clock()).unwrap();
     for run in ["first", "second", "third"] {
         metrics.observe(run, "vllm", &one);
     }

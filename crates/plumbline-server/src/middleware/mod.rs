@@ -6,6 +6,7 @@ mod request_id;
 mod track;
 
 pub(crate) use self::auth::{ApiKeys, guard};
+pub(crate) use self::request_id::RequestId;
 pub(crate) use self::track::{ScoredTokens, track};
 
 /// Routes that never need a key and are not worth a line in the log: orchestrators ask them every few seconds.

@@ -21,13 +21,15 @@ const UNMATCHED: &str = "<unmatched>";
 pub(crate) struct ScoredTokens(pub(crate) usize);
 
 /// Wraps every request.
-pub(crate) async fn track(State(metrics): State<ServiceMetrics>, request: Request, next: Next) -> Response {
+pub(crate) async fn track(State(metrics): State<ServiceMetrics>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(request.headers());
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| UNMATCHED.into(), |path| path.as_str().to_owned());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    // For problems that are part of an answer.
+    request.extensions_mut().insert(id.clone());
     let in_flight = metrics.in_flight(route.starts_with("/v1/"));
     let span = tracing::info_span!("request", request_id = %id);
 

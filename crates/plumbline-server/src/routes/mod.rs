@@ -30,6 +30,7 @@ use crate::state::AppState;
 pub(crate) fn routes() -> (Router<Arc<AppState>>, OpenApi) {
     let (router, openapi) = OpenApiRouter::with_openapi(crate::openapi::base())
         .routes(routes!(verifications::create))
+        .routes(routes!(verifications::show))
         .routes(routes!(reference::show))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))

@@ -18,12 +18,21 @@ pub(super) struct Status {
     /// `alive` or `ready`.
     #[schema(example = "ready")]
     status: &'static str,
+    /// State of the store: `ok`, `read_only`, `full`, `corrupt`, `unavailable` or `closed`; `none` without a data dir. While it is
+    /// not well, requests are answered without being stored, and none is accepted for later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "ok")]
+    store: Option<&'static str>,
+    /// Why the store is not well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    store_reason: Option<String>,
 }
 
 /// Whether the process answers at all.
 #[utoipa::path(get, path = "/livez", tag = "operation", responses((status = 200, body = Status)))]
 pub(super) async fn livez() -> Json<Status> {
-    Json(Status { status: "alive" })
+    Json(Status { status: "alive", store: None, store_reason: None })
 }
 
 /// Whether the server takes work.
@@ -37,7 +46,13 @@ pub(super) async fn livez() -> Json<Status> {
     )
 )]
 pub(super) async fn readyz(State(state): State<Arc<AppState>>) -> Result<Json<Status>, Problem> {
-    state.resident().map(|_| Json(Status { status: "ready" }))
+    state.resident()?;
+    let store = state.ledger.state();
+    Ok(Json(Status {
+        status: "ready",
+        store: Some(state.ledger.state_name()),
+        store_reason: store.and_then(|state| state.reason().map(str::to_owned)),
+    }))
 }
 
 /// The same as `/readyz`, under the name that inference engines use.

@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use plumbline_divergence::VerdictLevels;
+use plumbline_divergence::{GroupView, VerdictLevels};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::ledger;
 use crate::metrics::DivergenceMetrics;
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::run_view::EngineResponse;
 use crate::state::AppState;
 use crate::timestamp::rfc3339;
-use crate::verification::SIGN;
+use crate::verify::{SIGN, compute};
 
 /// All runs that were seen recently.
 #[derive(Serialize, ToSchema)]
@@ -74,6 +75,9 @@ pub(super) struct RunResponse {
     log_ratio_sign: &'static str,
     /// Length of the sliding windows in seconds.
     window_seconds: u64,
+    /// State of the store, as in `/readyz`. While it is neither `ok` nor `none`, not everything that is counted is stored.
+    #[schema(example = "ok")]
+    store: &'static str,
     /// Its engines, by name.
     engines: Vec<EngineResponse>,
 }
@@ -117,6 +121,18 @@ fn summaries(divergence: &DivergenceMetrics, levels: &VerdictLevels) -> BTreeMap
     runs
 }
 
+/// What is known of a run: by the monitor, or by the store if the monitor has forgotten it.
+async fn views(state: &Arc<AppState>, run: &str) -> Result<Vec<GroupView>, Problem> {
+    let divergence = Arc::clone(&state.resident()?.divergence);
+    let views = divergence.view(run);
+    if !views.is_empty() || state.ledger.store().is_none() {
+        return Ok(views);
+    }
+    let (state, run) = (Arc::clone(state), run.to_owned());
+    let recalled = compute(true, move || ledger::recall(&state.ledger, &divergence, &run)).await?;
+    recalled.map_err(|error| ledger::problem(&error))
+}
+
 pub(crate) fn not_found(run: &str) -> Problem {
     Problem::new(Code::RunNotFound, format!("there is no run {run:?}, or it has been idle for too long"))
 }
@@ -141,12 +157,13 @@ pub(super) async fn show(
     let resident = state.resident()?;
     let (divergence, text) = (&resident.divergence, resident.text.as_deref());
     let levels = state.config.verdict_levels();
-    let views = divergence.view(&run);
+    let views = views(&state, &run).await?;
     if views.is_empty() {
         return Err(not_found(&run));
     }
     let at = |since_start| rfc3339(divergence.time_of(since_start));
     let mut engines: Vec<_> = views.into_iter().map(|view| EngineResponse::of(view, &levels, text, &at)).collect();
     engines.sort_by(|a, b| a.engine.cmp(&b.engine));
-    Ok(Json(RunResponse { run, log_ratio_sign: SIGN, window_seconds: state.config.window_seconds, engines }))
+    let window_seconds = state.config.window_seconds;
+    Ok(Json(RunResponse { run, log_ratio_sign: SIGN, window_seconds, store: state.ledger.state_name(), engines }))
 }

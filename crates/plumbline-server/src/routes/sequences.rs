@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::evidence_view;
+use crate::ledger;
 use crate::openapi::MetricsDocument;
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::sequences::{SortKey, StoredSequence};
 use crate::state::AppState;
 use crate::timestamp::rfc3339;
-use crate::verification::SIGN;
+use crate::verify::SIGN;
 
 /// Sequences of one answer at most, and where nothing is said.
 const MAX_LIMIT: usize = 256;
@@ -60,12 +61,13 @@ enum Order {
     Asc,
 }
 
-/// Sequences of a run that are still in memory.
+/// Sequences of a run that are kept.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SequencesResponse {
     /// The run.
     run: String,
-    /// In the order asked for. Kept are the worst, the longest and the latest ones.
+    /// In the order asked for. With a data dir all are kept as long as retention has them, else the worst, the longest and the
+    /// latest ones.
     sequences: Vec<SequenceSummaryResponse>,
 }
 
@@ -111,7 +113,7 @@ pub(super) struct SequenceResponse {
     /// The sign convention of the log ratios.
     #[schema(example = "reference_logprob - engine_logprob, in nats")]
     log_ratio_sign: &'static str,
-    /// One per completion token.
+    /// One per completion token; none where retention has removed them.
     tokens: Vec<TokenResponse>,
     /// Indices of the compared tokens with the largest |d|, at most ten, the largest first.
     worst_tokens: Vec<usize>,
@@ -182,7 +184,7 @@ pub(super) async fn list(
         Sort::Length => SortKey::Length,
         Sort::Time => SortKey::Time,
     };
-    let sequences = state.sequences.list(&run, key, query.order == Order::Desc, limit);
+    let sequences = ledger::list(&state, &run, key, query.order == Order::Desc, limit).await?;
     if sequences.is_empty() && resident.divergence.view(&run).is_empty() {
         return Err(super::runs::not_found(&run));
     }
@@ -210,7 +212,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<SequenceResponse>, Problem> {
     let resident = state.resident()?;
-    let sequence = state.sequences.get(&id).ok_or_else(|| {
+    let sequence = ledger::get(&state, &id).await?.ok_or_else(|| {
         Problem::new(Code::SequenceNotFound, format!("there is no sequence {id:?}, or it is no longer kept"))
     })?;
     let tokens = &sequence.comparison.tokens;
@@ -250,8 +252,8 @@ impl SequenceSummaryResponse {
             worker: stored.worker.clone(),
             policy_version: stored.policy_version.clone(),
             at: rfc3339(stored.at),
-            length: stored.comparison.tokens.len(),
-            verdict: stored.verdict,
+            length: stored.length,
+            verdict: stored.verdict.as_str(),
             verdict_reason: stored.verdict_reason.clone(),
             metrics: stored.metrics.clone(),
         }

@@ -139,8 +139,8 @@ async fn a_sequence_that_is_too_long_for_a_piece_is_not_scored_again() {
 async fn what_nobody_asked_for_keeps_to_its_tokens_a_minute() {
     let config = Config { diagnosis_request_tokens: 100, diagnosis_tokens_per_minute: 100, ..Config::default() };
     let service = Service::with_diagnose(config, FakeModel::default().that_simulates(), all_the_budget).await;
-    for _ in 0..3 {
-        service.post(&request(&json!([suspicious("a")]))).await;
+    for id in ["a0", "a1", "a2"] {
+        service.post(&request(&json!([suspicious(id)]))).await;
     }
     until("the first is diagnosed", async || diagnosed(&service).await == Some(1.0)).await;
     // 85 of 100 tokens are spent: the second waits for most of a minute, whoever asks does not.
@@ -236,8 +236,8 @@ async fn who_asks_comes_before_what_nobody_asked_for() {
 #[tokio::test]
 async fn a_search_that_panics_costs_only_its_own_request() {
     let service = Service::with_diagnose(Config::default(), FakeModel::default(), panics).await;
-    for _ in 0..2 {
-        let reply = service.post(&asking(&[suspicious("a")])).await;
+    for id in ["a", "b"] {
+        let reply = service.post(&asking(&[suspicious(id)])).await;
         assert_eq!(reply.status, 200);
         let diagnosis = &reply.json()["sequences"][0]["diagnosis"];
         let reason = "not diagnosed: the search for causes ended unexpectedly or the server is shutting down";

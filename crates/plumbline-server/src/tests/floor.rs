@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::fake::{Call, Calls, FakeModel, POISON};
-use super::{Service, request, rollout, until};
+use super::{Service, request, rollout, unique, until};
 use crate::config::Config;
 use crate::floor::{FloorState, keep_measured};
 
@@ -54,7 +54,7 @@ impl Measured {
     async fn send(&self, sequences: usize) {
         for number in 0..sequences {
             let completion: Vec<u32> = (0..50).map(|token| 20 + (token * 7 + number as u32) % 60).collect();
-            let reply = self.service.post(&request(&json!([rollout("a", &completion, 0.0)]))).await;
+            let reply = self.service.post(&request(&json!([rollout(&unique(), &completion, 0.0)]))).await;
             assert_eq!(reply.status, 200, "{}", reply.body);
         }
     }

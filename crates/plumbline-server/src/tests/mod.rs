@@ -4,6 +4,8 @@ mod diagnosis;
 mod fake;
 mod floor;
 mod fuzz;
+mod ledger;
+mod lines;
 mod protocol;
 mod reports;
 mod requests;
@@ -118,6 +120,11 @@ fn metric(text: &str, series: &str) -> Option<f64> {
 fn rollout(id: &str, completion: &[u32], off: f64) -> Value {
     let logprobs: Vec<f64> = completion.iter().map(|token| FakeModel::logprob(*token, 1.0) - off).collect();
     json!({"id": id, "prompt_token_ids": [1, 5], "completion_token_ids": completion, "logprobs": logprobs})
+}
+
+/// An id that nobody else has: the same sequence again would not count.
+fn unique() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
 }
 
 /// Waits until a condition holds.

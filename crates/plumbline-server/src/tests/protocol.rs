@@ -79,16 +79,16 @@ async fn a_full_queue_is_429_with_retry_after() {
     let config = Config { max_queue_tokens: 3, max_batch_tokens: 3, ..Config::default() };
     let (model, gate) = FakeModel::gated();
     let service = Service::new(config, model).await;
-    let body = request(&json!([sequence("a")]));
-    let mut scored = Box::pin(service.post(&body));
+    let [first, second, third] = ["a", "b", "c"].map(|id| request(&json!([sequence(id)])));
+    let mut scored = Box::pin(service.post(&first));
     while started(&service).await < 1.0 {
         assert!(is_pending(&mut scored).await);
     }
-    let mut waits = Box::pin(service.post(&body));
+    let mut waits = Box::pin(service.post(&second));
     while service.metric("plumbline_queue_tokens").await != Some(3.0) {
         assert!(is_pending(&mut waits).await);
     }
-    let third = service.post(&body).await;
+    let third = service.post(&third).await;
     drop(gate);
     assert_eq!((scored.await.status.as_u16(), waits.await.status.as_u16()), (200, 200));
     assert_eq!(third.problem(), (429, "queue_full".into()));
@@ -161,6 +161,7 @@ async fn every_route_is_documented_and_answers() {
         "/v1/runs/{run}/sequences",
         "/v1/sequences/{id}",
         "/v1/verifications",
+        "/v1/verifications/{id}",
     ];
     assert_eq!(paths, BTreeSet::from(routes));
     let posts = ["/v1/verifications", "/update_weights_from_disk"];
@@ -225,12 +226,12 @@ async fn requests_are_timed_by_route_and_status() {
 async fn a_client_that_leaves_is_counted_and_its_work_dropped() {
     let (model, gate) = FakeModel::gated();
     let service = Service::new(Config::default(), model).await;
-    let body = request(&json!([sequence("a")]));
-    let mut scored = Box::pin(service.post(&body));
+    let [first, second] = ["a", "b"].map(|id| request(&json!([sequence(id)])));
+    let mut scored = Box::pin(service.post(&first));
     while started(&service).await < 1.0 {
         assert!(is_pending(&mut scored).await);
     }
-    let mut waits = Box::pin(service.post(&body));
+    let mut waits = Box::pin(service.post(&second));
     while service.metric("plumbline_queue_tokens").await != Some(3.0) {
         assert!(is_pending(&mut waits).await);
     }

@@ -77,7 +77,11 @@ async fn admitted_sequences(address: SocketAddr, count: f64) {
 }
 
 fn body() -> String {
-    request(&json!([sequence("a")])).to_string()
+    of("a")
+}
+
+fn of(id: &str) -> String {
+    request(&json!([sequence(id)])).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +120,7 @@ async fn draining_answers_what_was_admitted_and_refuses_the_rest() {
     let (model, gate) = FakeModel::gated();
     let running = start(Config::default(), move || Ok(Box::new(model))).await;
     ready(running.address).await;
-    let admitted: Vec<_> = (0..3).map(|_| post(running.address, body())).collect();
+    let admitted: Vec<_> = (0..3).map(|id| post(running.address, of(&id.to_string()))).collect();
     admitted_sequences(running.address, 3.0).await;
     running.stop.send(()).unwrap();
     let refused = loop {

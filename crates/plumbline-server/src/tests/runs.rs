@@ -4,7 +4,7 @@ use plumbline_divergence::{FloorHead, FloorSample, NoiseFloor};
 use serde_json::{Value, json};
 
 use super::fake::FakeModel;
-use super::{Service, request};
+use super::{Service, request, unique};
 use crate::config::Config;
 
 /// A floor of this mean `|d|` at every entropy.
@@ -89,7 +89,7 @@ async fn a_measured_floor_decides_verdicts_and_is_shown() {
     let verdict = |delta: f64| {
         let service = &service;
         async move {
-            let answer = service.post(&request(&json!([off_by("a", delta)]))).await.json();
+            let answer = service.post(&request(&json!([off_by(&unique(), delta)]))).await.json();
             let sequence = &answer["sequences"][0];
             let reason = sequence["verdict_reason"].as_str().unwrap().to_owned();
             let multiple = sequence["metrics"]["noise_floor_multiple"].as_f64();

@@ -98,9 +98,12 @@ async fn an_update_changes_what_scores_and_says_so_everywhere() {
     let infos: Vec<_> = text.lines().filter(|line| line.starts_with("plumbline_reference_info{")).collect();
     assert!(infos.len() == 1 && infos[0].contains("\"42\""), "{infos:?}");
     service.updated(&root.checkpoint("step_43")).await;
-    let gone = service.post(&asking_for("2")).await;
+    let mut late = asking_for("2");
+    late["sequences"][0]["id"] = json!("late");
+    let gone = service.post(&late).await;
     assert_eq!(gone.problem(), (409, "policy_version_unavailable".into()));
     assert!(gone.body.contains("no longer resident"), "{}", gone.body);
+    assert_eq!(scored_by(&asking_for("2")).await, "2", "a retry gets what was stored");
 }
 
 /// A copy on each of two devices: both score, both follow, and their memory counts together.
@@ -227,4 +230,31 @@ async fn the_wait_is_bounded() {
     let reply = service.post(&asking_for("3")).await;
     assert_eq!(reply.first_error(), ("policy_version_unavailable".into(), "/policy_version".into()));
     assert!(reply.body.contains("did not become resident in time"), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn what_waits_is_bounded_in_tokens_and_by_the_clients_time() {
+    let root = Root::new("waiting");
+    let config = Config {
+        weights_root: vec![root.0.clone()],
+        version_wait_seconds: 3600,
+        max_queue_tokens: 6,
+        max_batch_tokens: 6,
+        ..Config::default()
+    };
+    let service = Service::from_source(config, source()).await;
+    let body = asking_for("3");
+    {
+        let waiting = service.post(&body);
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+        assert_eq!(service.metric("plumbline_version_wait_tokens").await, Some(4.0));
+        assert_eq!(service.post(&body).await.problem(), (429, "queue_full".into()), "4 more are too many");
+    }
+    assert_eq!(service.metric("plumbline_version_wait_tokens").await, Some(0.0), "its client left");
+    let mut request = super::post(body.to_string());
+    request.headers_mut().insert("plumbline-timeout", "0.01".parse().unwrap());
+    assert_eq!(service.call(request).await.problem(), (504, "deadline_exceeded".into()));
+    service.updated(&root.checkpoint("step_3")).await;
+    assert_eq!(service.post(&body).await.json()["reference"]["policy_version"], "3");
 }

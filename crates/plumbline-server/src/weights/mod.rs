@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use plumbline_core::{ReferenceInfo, ReferenceModel, TokenText};
 use plumbline_divergence::ModelFacts;
-use plumbline_scheduler::{Observer, Scheduler, SchedulerConfig, UpdateError};
+use plumbline_scheduler::{Load, Observer, Scheduler, SchedulerConfig, UpdateError};
 
 pub(crate) use self::availability::{Availability, Wanted, available};
 pub(crate) use self::confine::{ConfineError, Confined};
@@ -42,6 +42,8 @@ pub(crate) type ResidentFacts = Arc<dyn Fn() -> ModelKnowledge + Send + Sync>;
 pub struct ReferenceSource {
     /// One for each copy.
     pub(crate) initial: Vec<LoadInitial>,
+    /// The same, to be run again after a failure of the model; `None` if one cannot be.
+    pub(crate) again: Option<Vec<Load>>,
     /// One for each copy; `None` if the weights of one never change.
     pub(crate) versions: Option<Vec<LoadVersion>>,
     pub(crate) facts: Option<ResidentFacts>,
@@ -53,7 +55,16 @@ impl ReferenceSource {
         initial: impl FnOnce() -> Result<Box<dyn ReferenceModel>, E> + Send + 'static,
     ) -> Self {
         let initial: LoadInitial = Box::new(|| initial().map_err(|error| format!("{error:#}")));
-        Self { initial: vec![initial], versions: None, facts: None }
+        Self { initial: vec![initial], again: None, versions: None, facts: None }
+    }
+
+    /// The same of a reference that can be loaded again, which it is when the model fails for good.
+    pub fn restartable<E: std::fmt::Display>(
+        load: impl Fn() -> Result<Box<dyn ReferenceModel>, E> + Send + Sync + 'static,
+    ) -> Self {
+        let load: Load = Arc::new(move || load().map_err(|error| format!("{error:#}")));
+        let first = Arc::clone(&load);
+        Self { initial: vec![Box::new(move || first())], again: Some(vec![load]), versions: None, facts: None }
     }
 
     /// `knowledge` says what is known beside what the reference says of itself. Called once, when that is resident.
@@ -73,12 +84,42 @@ impl ReferenceSource {
         Self { versions: Some(vec![load; self.initial.len()]), ..self }
     }
 
+    /// The same with every model that is loaded put into something, for instance to inject faults.
+    #[must_use]
+    pub fn wrapped(
+        self,
+        wrap: impl Fn(Box<dyn ReferenceModel>) -> Box<dyn ReferenceModel> + Send + Sync + Clone + 'static,
+    ) -> Self {
+        let initial = self.initial.into_iter().map(|load| {
+            let wrap = wrap.clone();
+            Box::new(move || load().map(wrap)) as LoadInitial
+        });
+        let again = |load: Load| {
+            let wrap = wrap.clone();
+            Arc::new(move || load().map(&wrap)) as Load
+        };
+        let version = |load: LoadVersion| {
+            let wrap = wrap.clone();
+            Arc::new(move |path: &Path, version: &str| load(path, version).map(&wrap)) as LoadVersion
+        };
+        Self {
+            initial: initial.collect(),
+            again: self.again.map(|loads| loads.into_iter().map(again).collect()),
+            versions: self.versions.map(|loads| loads.into_iter().map(version).collect()),
+            facts: self.facts,
+        }
+    }
+
     /// The copies of all `sources`, which must be of one model: each has a thread of its own, and they share the work.
     #[must_use]
     pub fn together(sources: impl IntoIterator<Item = Self>) -> Self {
-        let (mut initial, mut versions, mut facts) = (Vec::new(), Some(Vec::new()), None);
+        let (mut initial, mut again, mut versions, mut facts) = (Vec::new(), Some(Vec::new()), Some(Vec::new()), None);
         for source in sources {
             initial.extend(source.initial);
+            again = again.zip(source.again).map(|(mut all, own): (Vec<_>, _)| {
+                all.extend(own);
+                all
+            });
             versions = versions.zip(source.versions).map(|(mut all, own)| {
                 all.extend(own);
                 all
@@ -86,7 +127,7 @@ impl ReferenceSource {
             // They are of one model.
             facts = facts.or(source.facts);
         }
-        Self { initial, versions, facts }
+        Self { initial, again, versions, facts }
     }
 }
 
@@ -96,8 +137,16 @@ impl ReferenceSource {
     /// # Errors
     /// A limit of `config` is out of its range, or a thread could not be spawned.
     pub fn start(self, config: SchedulerConfig, observer: Arc<dyn Observer>) -> io::Result<StartedReference> {
-        let scheduler = Scheduler::start_copies(config, observer, self.initial)?;
-        Ok(StartedReference { scheduler, facts: self.facts })
+        let facts = self.facts.clone();
+        Ok(StartedReference { scheduler: self.scheduler(config, observer)?, facts })
+    }
+
+    /// Starts a scheduler that loads the reference.
+    pub(crate) fn scheduler(self, config: SchedulerConfig, observer: Arc<dyn Observer>) -> io::Result<Scheduler> {
+        match self.again {
+            Some(loads) => Scheduler::start_restartable(config, observer, loads),
+            None => Scheduler::start_copies(config, observer, self.initial),
+        }
     }
 }
 
@@ -205,9 +254,10 @@ impl Weights {
         let directory = tokio::task::spawn_blocking(move || confined.directory(&path)).await??;
         let loads = loads.into_iter().map(|load| {
             let (directory, version) = (directory.clone(), version.to_owned());
-            move || load(&directory, &version)
+            let load: Load = Arc::new(move || load(&directory, &version));
+            load
         });
-        Ok(self.scheduler.update_copies(loads.collect()).await?)
+        Ok(self.scheduler.update_restartable(loads.collect()).await?)
     }
 }
 

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use plumbline_core::{ModelLimits, ReferenceInfo, Rollout};
 use plumbline_divergence::{SequenceComparison, compare};
-use plumbline_model::{CivilTime, Tokenizer};
+use plumbline_model::Tokenizer;
 use plumbline_probe::RecentTraffic;
 use plumbline_report::{
     Collector, CollectorLimits, CrossComparison, EngineFacts, Facts, InputFacts, TableFacts, TokenTable,
@@ -27,6 +27,7 @@ use super::pipeline::{Collected, Diagnoser, Flight, Pipeline, Sink};
 use super::tallies::Tallies;
 use super::{OfflineArguments, floor::SessionFloor};
 use crate::reference;
+use crate::timestamp::rfc3339;
 
 /// Tokens in flight at most, in multiples of a batch: enough that the model never waits for a file.
 const BATCHES_IN_FLIGHT: usize = 8;
@@ -140,11 +141,12 @@ impl Session {
                 None
             }
         };
-        let created_at = now()?;
+        let created_at = rfc3339(SystemTime::now())?;
         let table = match arguments.no_token_table {
             true => None,
             false => {
-                let facts = TableFacts { run: None, model: reference.model.clone(), created_at: created_at.clone() };
+                let facts =
+                    TableFacts { run: None, model: Some(reference.model.clone()), created_at: created_at.clone() };
                 let path = out.join(PARTIAL_TABLE);
                 Some(TokenTable::create(&path, &facts).with_context(|| format!("cannot write {}", path.display()))?)
             }
@@ -392,11 +394,4 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         aside_share: ASIDE_SHARE,
         ..config.scheduler()
     }
-}
-
-/// The present time, RFC 3339 in UTC.
-fn now() -> anyhow::Result<String> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
-    let time = CivilTime::from_unix_utc(since.as_secs(), 0).context("the clock stands after the year 9999")?;
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").map_err(|error| anyhow!("the time cannot be written: {error}"))
 }

@@ -1,178 +1,52 @@
-//! From scored rollouts to the answer: comparison, metrics, verdicts, and what they add to the counters.
+//! From scored rollouts to an answer: comparison, metrics, verdicts.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use plumbline_core::{LogprobsMode, ReferenceInfo, Rollout, SkipCounts, TokenScores};
 use plumbline_divergence::{
-    Diagnosis, Finding, FloorCurve, ImportanceWeights, Judgement, Metrics, SequenceComparison, SequenceSummary,
-    SufficientStatistics, TokenComparison, TokenEvidence, Verdict, VerdictLevels, compare, importance_weights,
+    Diagnosis, FloorCurve, Judgement, Metrics, SequenceComparison, SequenceSummary, SufficientStatistics,
+    TokenEvidence, Verdict, VerdictLevels, compare, importance_weights,
 };
 use plumbline_scheduler::SequenceOutcome;
-use serde::Serialize;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::body::{LogprobsModeName, Verification};
+use super::response::{
+    FindingResponse, ReferenceSummary, SIGN, SequenceResponse, TokensResponse, VerificationResponse,
+};
+use crate::body::Verification;
 use crate::diagnosis::{Case, CaseFloor, CaseSequence, NotDiagnosed};
 use crate::floors::NoiseFloors;
-use crate::metrics::Observation;
-use crate::openapi::{MetricsDocument, SkippedDocument};
 use crate::problem::{Code, FieldError, Problem};
 use crate::sequences::StoredSequence;
 
-/// Printed beside signed numbers.
-pub(crate) const SIGN: &str = "reference_logprob - engine_logprob, in nats";
-
-/// An answer that is ready to be sent, and what it adds to the counters once it is.
+/// An answer that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// The verification's id.
+    pub(crate) id: String,
+    /// As it is worded while everything counts and is stored.
     pub(crate) json: Vec<u8>,
-    pub(crate) observation: Observation,
-    /// Its sequences, without the name under which the run is kept.
-    pub(crate) sequences: Vec<StoredSequence>,
+    /// What was asked.
+    pub(crate) verification: Verification,
+    /// Its sequences, in the order of the request.
+    pub(crate) sequences: Vec<AnsweredSequence>,
+    /// Tokens that the reference scored for it.
+    pub(crate) scored_tokens: usize,
 }
 
-/// Result of a verification.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct VerificationResponse<'a> {
-    /// Id of the verification.
-    #[schema(example = "ver_0197f3c5c8d87e6fa6a1c3e1f0c0a001")]
-    id: String,
-    /// The run, as sent.
-    run: &'a str,
-    /// The engine, as sent.
-    engine: &'a str,
-    /// What scored.
-    reference: ReferenceSummary<'a>,
-    /// The meaning of all logprobs in this answer; null if it differs between sequences.
-    #[schema(value_type = Option<LogprobsModeName>)]
-    logprobs_mode: Option<LogprobsMode>,
-    /// The sign convention of every log ratio.
-    #[schema(example = "reference_logprob - engine_logprob, in nats")]
-    log_ratio_sign: &'static str,
-    /// Pooled over the compared tokens of all sequences.
-    #[schema(value_type = MetricsDocument)]
-    metrics: Metrics,
-    /// Tokens that enter no sum, by reason.
-    #[schema(value_type = SkippedDocument)]
-    skipped: SkipCounts,
-    /// One per sequence, in the order of the request.
-    sequences: Vec<SequenceResponse<'a>>,
-}
-
-/// The resident model that scored.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ReferenceSummary<'a> {
-    /// Its name.
-    model: &'a str,
-    /// Version of its weights; null if the sequences were scored with different ones.
-    #[schema(required = true)]
-    policy_version: Option<&'a str>,
-    /// dtype of the decoder body.
-    dtype: &'a str,
-    /// dtype in which the lm_head multiplies.
-    head_dtype: &'a str,
-    /// Where it runs.
-    device: &'a str,
-}
-
-/// Result of one sequence.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct SequenceResponse<'a> {
-    /// Its id, as sent, or its index.
-    id: &'a str,
-    /// `consistent`, `suspect`, `divergent`, or `insufficient` where too few tokens were compared.
-    #[schema(example = "consistent")]
-    verdict: &'static str,
-    /// What the verdict rests on, for people.
-    #[schema(example = "mean |d| is 1.043 times the noise floor; suspect above 2.5, divergent above 5")]
-    verdict_reason: String,
-    /// Over its compared tokens.
-    #[schema(value_type = MetricsDocument)]
-    metrics: &'a Metrics,
-    /// Tokens that enter no sum, by reason.
-    #[schema(value_type = SkippedDocument)]
-    skipped: SkipCounts,
-    /// What its logprobs mean.
-    #[schema(value_type = LogprobsModeName)]
-    logprobs_mode: LogprobsMode,
-    /// Version of the weights that scored it; null if several did, each its own tokens.
-    #[schema(required = true)]
-    policy_version: Option<&'a str>,
-    /// With `include: ["tokens"]`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    tokens: Option<TokensResponse>,
-    /// With `include: ["importance_weights"]`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<ImportanceWeightsDocument>, nullable = false)]
-    importance_weights: Option<ImportanceWeights>,
-    /// With `include: ["diagnosis"]`: causes, the likeliest first. Empty for a consistent sequence, and where nothing beyond
-    /// noise was found.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    diagnosis: Option<Vec<FindingResponse<'a>>>,
-}
-
-/// A cause that would explain a divergence.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Finding)]
-pub(crate) struct FindingResponse<'a> {
-    /// Its code.
-    #[schema(example = "temperature_not_applied")]
-    cause: &'a str,
-    /// Part of the mean |d| that is gone under this hypothesis, 1 = all; null for causes that cannot be tried out.
-    #[schema(required = true, example = 0.98)]
-    explained: Option<f64>,
-    /// What speaks for it.
-    evidence: Cow<'a, str>,
-}
-
-impl From<Finding> for FindingResponse<'static> {
-    fn from(finding: Finding) -> Self {
-        Self { cause: finding.cause.as_str(), explained: finding.explained, evidence: Cow::Owned(finding.evidence) }
-    }
-}
-
-impl<'a> FindingResponse<'a> {
-    fn of(finding: &'a Finding) -> Self {
-        Self { cause: finding.cause.as_str(), explained: finding.explained, evidence: Cow::Borrowed(&finding.evidence) }
-    }
-}
-
-/// Per-token numbers, one per completion token; null where there is none.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct TokensResponse {
-    /// In the mode of the engine's; null for a token without context.
-    reference_logprobs: Vec<Option<f64>>,
-    /// Reference minus engine; null where either is missing or no logprob. Present for masked tokens.
-    log_ratio: Vec<Option<f64>>,
-    /// Of the reference's next-token distribution at temperature 1, in nats.
-    entropy: Vec<Option<f64>>,
-    /// Number of tokens that the reference prefers; 0 = its own first choice.
-    rank: Vec<Option<u32>>,
-}
-
-/// Importance weights, untruncated; exponents are limited to +-20.
-#[derive(ToSchema)]
-#[schema(as = ImportanceWeights)]
-#[expect(dead_code, reason = "describes plumbline_divergence::ImportanceWeights in the OpenAPI document")]
-pub(crate) struct ImportanceWeightsDocument {
-    /// exp(log ratio) of each completion token; null where there is none.
-    token: Vec<Option<f64>>,
-    /// exp(sum of log ratios) over the compared tokens.
-    #[schema(required = true)]
-    sequence: Option<f64>,
-    /// exp(mean of log ratios) over the compared tokens.
-    #[schema(required = true)]
-    geometric: Option<f64>,
+/// What one sequence adds where it is counted.
+#[derive(Debug)]
+pub(crate) struct AnsweredSequence {
+    /// For counters and monitor.
+    pub(crate) summary: SequenceSummary,
+    /// For those who look at it later; without the name under which its run is kept.
+    pub(crate) stored: StoredSequence,
 }
 
 /// A verification whose sequences are compared and judged.
 #[derive(Debug)]
-pub(crate) struct Assessed {
+pub(super) struct Assessed {
     verification: Verification,
     scored: Vec<ScoredRollout>,
     comparisons: Vec<SequenceComparison>,
@@ -187,7 +61,7 @@ impl Assessed {
     ///
     /// # Errors
     /// 500 if the reference failed on a sequence, naming it. Then nothing of the request counts.
-    pub(crate) fn new(
+    pub(super) fn new(
         verification: Verification,
         outcomes: Vec<SequenceOutcome>,
         levels: &VerdictLevels,
@@ -219,17 +93,17 @@ impl Assessed {
         Ok(Self { verification, scored, comparisons, statistics, metrics, judgements })
     }
 
-    pub(crate) fn verification(&self) -> &Verification {
+    pub(super) fn verification(&self) -> &Verification {
         &self.verification
     }
 
     /// Whether there is anything to diagnose.
-    pub(crate) fn is_suspicious(&self) -> bool {
+    pub(super) fn is_suspicious(&self) -> bool {
         self.judgements.iter().any(|judgement| judgement.verdict != Verdict::Consistent)
     }
 
     /// Copies what a diagnosis needs; `floor` finds the noise floor of a version. CPU-bound.
-    pub(crate) fn case(&self, floor: impl FnOnce(&str) -> CaseFloor) -> Option<Case> {
+    pub(super) fn case(&self, floor: impl FnOnce(&str) -> CaseFloor) -> Option<Case> {
         let parts = self.verification.rollouts.iter().zip(&self.scored).zip(&self.comparisons).zip(&self.judgements);
         let parts = parts.zip(&self.verification.cached_tokens);
         let sequences = parts.map(|((((rollout, scored), comparison), judgement), cached_tokens)| CaseSequence {
@@ -247,22 +121,25 @@ impl Assessed {
         })
     }
 
-    /// The answer, with what was found out about each sequence if that was asked for. CPU-bound.
+    /// The answer of this id, with what was found out about each sequence if that was asked for. CPU-bound.
     ///
     /// # Errors
     /// 500 if nothing was scored or the answer cannot be serialised: a defect.
-    pub(crate) fn answer(&self, diagnoses: Option<&Result<Diagnosis, NotDiagnosed>>) -> Result<Answer, Problem> {
+    pub(super) fn answer(
+        self,
+        id: String,
+        scored_tokens: usize,
+        diagnoses: Option<&Result<Diagnosis, NotDiagnosed>>,
+    ) -> Result<Answer, Problem> {
         let (verification, rollouts) = (&self.verification, &self.verification.rollouts);
-        let mut observation = Observation::default();
         let mut skipped = SkipCounts::default();
         let mut pooled = SufficientStatistics::default();
-        let (mut sequences, mut stored) = (Vec::with_capacity(rollouts.len()), Vec::with_capacity(rollouts.len()));
+        let (mut sequences, mut answered) = (Vec::with_capacity(rollouts.len()), Vec::with_capacity(rollouts.len()));
         let at = SystemTime::now();
         for (index, (rollout, scored)) in rollouts.iter().zip(&self.scored).enumerate() {
             let (comparison, statistics) = (&self.comparisons[index], &self.statistics[index]);
             let (metrics, judgement) = (&self.metrics[index], &self.judgements[index]);
             let policy_version = common_version(scored.references.iter());
-            let verdict = judgement.verdict.as_str();
             pooled.merge(statistics);
             skipped.merge(&comparison.skipped);
             let summary = SequenceSummary {
@@ -279,10 +156,9 @@ impl Assessed {
                     policy_version,
                 ),
             };
-            observation.add(comparison, summary);
             sequences.push(SequenceResponse {
                 id: &rollout.id,
-                verdict,
+                verdict: judgement.verdict.as_str(),
                 verdict_reason: judgement.reason.clone(),
                 metrics,
                 skipped: comparison.skipped,
@@ -295,26 +171,28 @@ impl Assessed {
                     _ => findings(diagnoses, index),
                 }),
             });
-            stored.push(StoredSequence {
+            let stored = StoredSequence {
                 id: format!("seq_{}", Uuid::now_v7().simple()),
                 run: String::new(),
                 engine: verification.engine.clone(),
                 worker: verification.worker.clone(),
                 policy_version: policy_version.map(str::to_owned),
                 at,
-                verdict,
+                verdict: judgement.verdict,
                 verdict_reason: judgement.reason.clone(),
                 metrics: metrics.clone(),
                 last_of_prompt: rollout.prompt_token_ids.last().copied(),
+                length: comparison.tokens.len(),
                 statistics: statistics.clone(),
                 comparison: comparison.clone(),
-            });
+            };
+            answered.push(AnsweredSequence { summary, stored });
         }
         let references: Vec<_> = self.scored.iter().flat_map(|scored| &scored.references).collect();
         // Versions differ in nothing but their weights. Without a sequence there is no request.
         let reference = references.first().ok_or_else(|| unusable("nothing was scored"))?;
         let response = VerificationResponse {
-            id: format!("ver_{}", Uuid::now_v7().simple()),
+            id: &id,
             run: &verification.run,
             engine: &verification.engine,
             reference: ReferenceSummary {
@@ -329,10 +207,12 @@ impl Assessed {
             metrics: Metrics::with_values(&pooled, &self.comparisons),
             skipped,
             sequences,
+            already_counted: &[],
+            stored: true,
         };
         let json = serde_json::to_vec(&response)
             .map_err(|error| Problem::internal(Code::Internal, "the answer cannot be serialised", &error))?;
-        Ok(Answer { json, observation, sequences: stored })
+        Ok(Answer { id, json, verification: self.verification, sequences: answered, scored_tokens })
     }
 }
 
@@ -406,18 +286,4 @@ fn common_version<'a>(mut references: impl Iterator<Item = &'a Arc<ReferenceInfo
 fn common_mode(rollouts: &[Rollout]) -> Option<LogprobsMode> {
     let first = rollouts.first()?.logprobs_mode;
     rollouts.iter().all(|rollout| rollout.logprobs_mode == first).then_some(first)
-}
-
-impl TokensResponse {
-    fn of(comparison: &SequenceComparison) -> Self {
-        fn each<T>(comparison: &SequenceComparison, value: impl Fn(&TokenComparison) -> Option<T>) -> Vec<Option<T>> {
-            comparison.tokens.iter().map(value).collect()
-        }
-        Self {
-            reference_logprobs: each(comparison, |token| token.reference),
-            log_ratio: each(comparison, TokenComparison::log_ratio),
-            entropy: each(comparison, |token| token.entropy),
-            rank: each(comparison, |token| token.rank),
-        }
-    }
 }
