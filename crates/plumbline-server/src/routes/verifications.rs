@@ -139,7 +139,13 @@ pub(super) async fn create(
 }
 
 /// One body of JSON.
-async fn one(state: &Arc<AppState>, resident: &Resident, bytes: Vec<u8>, wishes: Wishes, terms: &Terms) -> Result<Response, Problem> {
+async fn one(
+    state: &Arc<AppState>,
+    resident: &Resident,
+    bytes: Vec<u8>,
+    wishes: Wishes,
+    terms: &Terms,
+) -> Result<Response, Problem> {
     let limits = resident.limits.clone();
     let heavy = bytes.len() > INLINE_BYTES;
     let Wishes { key, respond_async } = wishes;
