@@ -12,7 +12,7 @@ use plumbline_scheduler::{Scheduler, SchedulerState};
 use prometheus::Registry;
 use tokio::sync::watch;
 
-use crate::body::RequestLimits;
+use crate::body::{Bodies, RequestLimits};
 use crate::config::Config;
 use crate::diagnosis::{Diagnose, Diagnoses, Heard};
 use crate::floor::FloorState;
@@ -36,6 +36,8 @@ pub(crate) struct AppState {
     pub(crate) scheduler: Scheduler,
     pub(crate) metrics: ServiceMetrics,
     pub(crate) weights: Weights,
+    /// What bodies may take of the memory.
+    pub(crate) bodies: Bodies,
     /// The noise floors that were measured.
     pub(crate) floors: NoiseFloors,
     /// Recent sequences, token by token.
@@ -73,6 +75,7 @@ impl AppState {
         drain: watch::Receiver<bool>,
     ) -> Self {
         Self {
+            bodies: Bodies::new(&config, metrics.body_bytes()),
             config,
             scheduler,
             metrics,

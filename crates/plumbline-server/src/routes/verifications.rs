@@ -10,7 +10,9 @@ use plumbline_core::ScoringSequence;
 use plumbline_divergence::Diagnosis;
 use plumbline_scheduler::{ScoreError, SubmitError, Ticket};
 
-use crate::body::{Origin, Verification, VerificationRequest, check_headers, parse, receive, resolve};
+use crate::body::{
+    MediaType, Origin, Received, Verification, VerificationRequest, check_headers, parse, receive, resolve,
+};
 use crate::diagnosis::{Case, CaseFloor, NotDiagnosed, Room};
 use crate::middleware::ScoredTokens;
 use crate::problem::{Code, Problem, ProblemDocument};
@@ -37,11 +39,12 @@ const INLINE_TOKENS: usize = 2048;
         (status = 200, body = VerificationResponse),
         (status = 400, description = "Not JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "API key required", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Policy version not resident", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "Too large", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "Neither JSON nor unencoded", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Not JSON, or an unknown content encoding", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "Invalid fields, with pointers", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Queue full; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Queue full, or too many bodies; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 500, description = "Internal error", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Loading or shutting down; see Retry-After", body = ProblemDocument, content_type = "application/problem+json")
     )
@@ -51,14 +54,17 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    check_headers(&headers, state.config.max_body_bytes)?;
+    check_headers(&headers, &[MediaType::Json], state.config.max_body_bytes)?;
     // Before the body is read: a server that takes no work need not receive it.
     let resident = state.resident()?;
-    let bytes = receive(body, state.config.max_body_bytes, state.drain.clone()).await?;
+    // The room is held until the answer is made: what was read of the body lives as long.
+    let Received { bytes, room: _room } = receive(&state, &headers, body, state.config.max_body_bytes).await?;
 
     let limits = resident.limits.clone();
     let heavy = bytes.len() > INLINE_BYTES;
+    let turn = state.bodies.turn(bytes.len()).await;
     let verification = compute(heavy, move || resolve(parse(&bytes)?, &limits)).await??;
+    drop(turn);
     wait_for_versions(&state, &verification.wanted).await?;
     let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
     let tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();

@@ -1,8 +1,10 @@
 //! The service from outside: requests into the router, or over TCP, with a reference that only counts.
 
+mod access;
 mod diagnosis;
 mod fake;
 mod floor;
+mod limits;
 mod protocol;
 mod reports;
 mod requests;
@@ -108,7 +110,7 @@ impl Service {
     }
 }
 
-fn metric(text: &str, series: &str) -> Option<f64> {
+pub(crate) fn metric(text: &str, series: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == series))?;
     Some(line.rsplit_once(' ')?.1.parse().unwrap())
 }
@@ -120,7 +122,7 @@ fn rollout(id: &str, completion: &[u32], off: f64) -> Value {
 }
 
 /// Waits until a condition holds.
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     while !condition().await {
         assert!(tokio::time::Instant::now() < patience, "{what}");
