@@ -17,6 +17,7 @@ mod hub;
 mod lifecycle;
 mod metrics_page;
 mod recordings;
+mod security;
 #[cfg(feature = "selfcheck")]
 mod selfcheck;
 mod support;

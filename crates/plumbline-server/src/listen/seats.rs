@@ -10,10 +10,12 @@ use tokio::sync::{Notify, watch};
 use super::Closing;
 use crate::metrics::ServiceMetrics;
 
-/// What a connection is at, the least worth keeping first.
+/// What a connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
-    /// No request, or only a part of its head.
+    /// It has never asked for anything: no head has come, or only a part of one.
+    New,
+    /// Its requests are answered.
     Waiting,
     /// A body is arriving.
     Receiving,
@@ -118,7 +120,7 @@ impl Seats {
         let seat = Arc::new(Seat {
             number,
             seats: self.clone(),
-            state: Mutex::new((Stage::Waiting, Instant::now())),
+            state: Mutex::new((Stage::New, Instant::now())),
             writing: AtomicBool::new(false),
             leave: Notify::new(),
             leaving: AtomicBool::new(false),
@@ -137,7 +139,13 @@ impl Seats {
     fn evict_one(&self, taken: &HashMap<u64, Arc<Seat>>) -> bool {
         let candidates =
             taken.values().filter(|seat| !seat.leaving.load(Ordering::Relaxed) && seat.may_leave(Stage::Receiving));
-        let Some(idlest) = candidates.min_by_key(|seat| *lock(&seat.state)) else { return false };
+        // First who has never asked for anything; then whoever has been at the same for longest. A client that has just been answered
+        // and keeps its connection is not worse than one whose body does not come.
+        let worth = |seat: &&Arc<Seat>| {
+            let (stage, since) = *lock(&seat.state);
+            (stage > Stage::New, since)
+        };
+        let Some(idlest) = candidates.min_by_key(worth) else { return false };
         idlest.leaving.store(true, Ordering::Relaxed);
         idlest.leave.notify_one();
         self.shared.metrics.connection_closed(Closing::Evicted);
@@ -173,18 +181,19 @@ mod tests {
     #[tokio::test]
     async fn the_idlest_makes_room_and_who_works_stays() {
         let seats = seats(3);
-        let (working, receiving, waiting) = (seats.take().unwrap(), seats.take().unwrap(), seats.take().unwrap());
+        let (working, receiving, new) = (seats.take().unwrap(), seats.take().unwrap(), seats.take().unwrap());
         working.0.enter(Stage::Working);
         receiving.0.enter(Stage::Receiving);
         let fourth = seats.take().unwrap();
-        assert!(leaves(&waiting).await && !leaves(&receiving).await && !leaves(&working).await);
-        fourth.0.enter(Stage::Receiving);
+        assert!(leaves(&new).await && !leaves(&receiving).await && !leaves(&working).await);
+        fourth.0.enter(Stage::Waiting);
         let fifth = seats.take().unwrap();
-        assert!(leaves(&receiving).await, "the older of two");
+        assert!(leaves(&receiving).await && !leaves(&fourth).await, "the older of two");
         fifth.0.enter(Stage::Working);
+        fourth.0.enter(Stage::Receiving);
         fourth.0.received();
         assert!(seats.take().is_none());
-        drop(waiting);
+        drop(new);
         assert!(seats.take().is_none(), "it had left the count before");
         drop(working);
         assert!(seats.take().is_some());
