@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus::IntGauge;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 use crate::problem::{Code, Problem};
@@ -28,7 +28,7 @@ struct Shared {
     held: AtomicUsize,
     gauge: IntGauge,
     /// Kibibytes of bodies that may be parsed at a time.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     turn_kibibytes: u32,
     ratio: usize,
     deadline: Duration,
@@ -46,7 +46,7 @@ impl Bodies {
             most: config.max_bodies_bytes,
             held: AtomicUsize::new(0),
             gauge,
-            turns: Semaphore::new(turn_kibibytes as usize),
+            turns: Arc::new(Semaphore::new(turn_kibibytes as usize)),
             turn_kibibytes,
             ratio: config.max_compression_ratio,
             deadline,
@@ -70,14 +70,15 @@ impl Bodies {
     }
 
     /// Waits until a body of so many bytes may be parsed. A JSON value takes up to 16 times its text, so that parsing everything that
-    /// has arrived at once would take 16 times the memory that bodies may.
-    pub(crate) async fn turn(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+    /// has arrived at once would take 16 times the memory that bodies may. The turn goes to whoever parses, not to whoever waits for
+    /// it: parsing goes on when a client leaves.
+    pub(crate) async fn turn(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         if bytes <= WITHOUT_TURN {
             return None;
         }
         let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.shared.turn_kibibytes);
         // It is never closed.
-        self.shared.turns.acquire_many(kibibytes).await.ok()
+        Arc::clone(&self.shared.turns).acquire_many_owned(kibibytes).await.ok()
     }
 
     #[cfg(test)]

@@ -27,6 +27,12 @@ use crate::metrics::ServiceMetrics;
 /// How often a closing server looks whether a connection is done.
 const CLOSING_LOOK: Duration = Duration::from_millis(100);
 
+/// Bytes that are read and written at a time; half a head may fill it.
+const BUFFER: usize = 64 * 1024;
+
+/// Header fields that hyper takes by itself.
+const HYPERS_HEADERS: usize = 100;
+
 /// What all connections have in common.
 pub(super) struct Connection {
     pub(super) router: Router,
@@ -72,8 +78,12 @@ impl Connection {
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
-            .max_headers(self.limits.headers)
-            .max_buf_size(self.limits.header_bytes);
+            .max_header_size(self.limits.header_bytes)
+            .max_buf_size(self.limits.header_bytes.max(BUFFER));
+        // Another number takes a heap allocation for each request.
+        if self.limits.headers != HYPERS_HEADERS {
+            builder.max_headers(self.limits.headers);
+        }
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut closed = self.closed.clone();

@@ -63,8 +63,11 @@ pub(super) async fn create(
     let limits = resident.limits.clone();
     let heavy = bytes.len() > INLINE_BYTES;
     let turn = state.bodies.turn(bytes.len()).await;
-    let verification = compute(heavy, move || resolve(parse(&bytes)?, &limits)).await??;
-    drop(turn);
+    let work = move || {
+        let _turn = turn;
+        resolve(parse(&bytes)?, &limits)
+    };
+    let verification = compute(heavy, work).await??;
     wait_for_versions(&state, &verification.wanted).await?;
     let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
     let tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
