@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::access::ApiKeys;
 use crate::config::Config;
 use crate::listen::Tls;
-use crate::reload::{Credential, Followed};
+use crate::reload::{Contents, Credential, Followed};
 use crate::serve::ServerError;
 use crate::state::AppState;
 
@@ -15,7 +15,7 @@ pub(crate) struct Credentials {
     pub(crate) keys: ApiKeys,
     pub(crate) tls: Option<Tls>,
     /// Files that may change, with their contents in use.
-    followed: Vec<(Followed, Vec<Vec<u8>>)>,
+    followed: Vec<(Followed, Contents)>,
 }
 
 impl Credentials {
@@ -49,7 +49,7 @@ impl Credentials {
 }
 
 /// The keys of the variable and of the file together.
-fn keys(config: &Config, followed: &mut Vec<(Followed, Vec<Vec<u8>>)>) -> Result<ApiKeys, ServerError> {
+fn keys(config: &Config, followed: &mut Vec<(Followed, Contents)>) -> Result<ApiKeys, ServerError> {
     let mut fixed = String::new();
     if let Some(name) = &config.api_key_env {
         let refuse = |reason: String| ServerError::ApiKeys { place: format!("the variable {name}"), reason };
@@ -80,7 +80,7 @@ fn keys(config: &Config, followed: &mut Vec<(Followed, Vec<Vec<u8>>)>) -> Result
     Ok(keys)
 }
 
-fn tls(config: &Config, followed: &mut Vec<(Followed, Vec<Vec<u8>>)>) -> Result<Option<Tls>, ServerError> {
+fn tls(config: &Config, followed: &mut Vec<(Followed, Contents)>) -> Result<Option<Tls>, ServerError> {
     let (Some(certificate), Some(key)) = (&config.tls_cert_file, &config.tls_key_file) else { return Ok(None) };
     let refuse = |reason| ServerError::Tls { certificate: certificate.clone(), key: key.clone(), reason };
     let read =

@@ -25,13 +25,19 @@ impl Credential {
     }
 }
 
+/// Contents of files, in their order.
+pub(crate) type Contents = Vec<Vec<u8>>;
+
+/// Takes contents into use, or says why they cannot be.
+type Apply = dyn Fn(&[Vec<u8>]) -> Result<(), String> + Send + Sync;
+
 /// Files that belong together, and what to do with them.
 pub(crate) struct Followed {
     pub(crate) credential: Credential,
     pub(crate) files: Vec<PathBuf>,
     /// Takes the contents into use, in the order of the files; what cannot be used leaves everything as it is and says why, without
     /// showing any of it.
-    pub(crate) apply: Box<dyn Fn(&[Vec<u8>]) -> Result<(), String> + Send + Sync>,
+    pub(crate) apply: Box<Apply>,
 }
 
 impl Followed {
@@ -39,19 +45,19 @@ impl Followed {
     ///
     /// # Errors
     /// The file and why, or what is wrong with what they hold.
-    pub(crate) fn start(&self) -> Result<Vec<Vec<u8>>, String> {
+    pub(crate) fn start(&self) -> Result<Contents, String> {
         let contents = self.read()?;
         (self.apply)(&contents)?;
         Ok(contents)
     }
 
-    fn read(&self) -> Result<Vec<Vec<u8>>, String> {
+    fn read(&self) -> Result<Contents, String> {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
         self.files.iter().map(read).collect()
     }
 
     /// Takes every change of the files into use. Never returns. `last` is what is in use.
-    pub(crate) async fn follow(self, mut last: Vec<Vec<u8>>, interval: Duration, metrics: ServiceMetrics) {
+    pub(crate) async fn follow(self, mut last: Contents, interval: Duration, metrics: ServiceMetrics) {
         let credential = self.credential.as_str();
         // Of the last complaint, so that one state is complained of once.
         let mut complaint: Option<String> = None;
