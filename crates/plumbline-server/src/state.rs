@@ -74,6 +74,10 @@ pub(crate) struct Resident {
 }
 
 impl AppState {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the service, each made elsewhere and put together once"
+    )]
     pub(crate) fn new(
         config: Config,
         scheduler: Scheduler,

@@ -115,7 +115,7 @@ pub struct Config {
     /// Folder of everything that outlives the process; `None` (an empty string) = nothing does.
     #[serde(with = "empty_is_none")]
     pub data_dir: Option<PathBuf>,
-    /// Bytes of the store's content above which retention removes the oldest; 0 = no limit.
+    /// Bytes of the store's file; retention removes the oldest before it grows larger. 0 = no limit.
     pub store_max_bytes: u64,
     /// Days after which retention removes what is stored; 0 = never.
     pub store_max_days: u64,
