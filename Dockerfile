@@ -4,6 +4,8 @@
 # CUDA image:  docker build -t plumbline:cuda --build-arg DEVICE=cuda --build-arg CUDA_COMPUTE_CAP=90 .
 # Run:         docker run --read-only -p 8080:8080 -v "$PWD/api-keys:/run/secrets/api-keys:ro" plumbline \
 #                  serve --listen 0.0.0.0:8080 --api-key-file /run/secrets/api-keys
+#              add --cap-drop ALL --security-opt no-new-privileges: it needs neither. What is to outlive the container goes to a volume
+#              at /var/lib/plumbline, which belongs to the user that it runs as.
 #
 # DEVICE            cpu (default) or cuda: which toolchain and base image, and for cuda the cargo feature `cuda`
 # FEATURES          more cargo features of the `plumbline` crate, comma-separated
@@ -31,7 +33,13 @@ ENV DEVICE_FEATURES="cuda" \
     PATH=/usr/local/cargo/bin:$PATH \
     LIBRARY_PATH=/usr/local/cuda/lib64/stubs
 
+# Builds that carry the list of their dependencies, so that scanners (syft, trivy, grype) can tell what is in the binary.
+FROM toolchain-${DEVICE} AS auditable
+ARG CARGO_AUDITABLE_VERSION=0.7.7
+RUN cargo install cargo-auditable --locked --version ${CARGO_AUDITABLE_VERSION} --root /opt/auditable
+
 FROM toolchain-${DEVICE} AS build
+COPY --from=auditable /opt/auditable/bin/cargo-auditable /usr/local/bin/cargo-auditable
 ARG DEVICE
 ARG FEATURES=""
 ARG CUDA_COMPUTE_CAP=80
@@ -41,7 +49,7 @@ COPY . .
 # The target folder lives in a cache mount, so the binary is copied out of it in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,id=plumbline-target-${DEVICE},sharing=locked \
-    cargo build --release --locked -p plumbline --features "${DEVICE_FEATURES},${FEATURES}" \
+    cargo auditable build --release --locked -p plumbline --features "${DEVICE_FEATURES},${FEATURES}" \
     && cp target/release/plumbline /plumbline
 
 FROM ${CPU_RUNTIME_IMAGE} AS runtime-cpu
@@ -51,7 +59,8 @@ FROM runtime-${DEVICE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin plumbline
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin plumbline \
+    && install --directory --owner 10001 --group 10001 --mode 0750 /var/lib/plumbline
 COPY --from=build /plumbline /usr/local/bin/plumbline
 COPY LICENSE /usr/share/doc/plumbline/LICENSE
 
@@ -61,6 +70,6 @@ EXPOSE 8080
 # No HEALTHCHECK: the image has no HTTP client. Probe GET /livez (process) and GET /readyz (model loaded, not draining) from outside.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["plumbline"]
-# Listening beyond loopback needs one more flag, or the server refuses to start: --api-key-file FILE (one key a line) or, behind
-# something that authenticates, --no-auth. PLUMBLINE_API_KEY_FILE and PLUMBLINE_NO_AUTH do the same without changing the command.
+# Listening beyond loopback needs one more flag, or the server refuses to start: --api-key-file FILE (one key a line; docs/security.md)
+# or, behind something that authenticates, --no-auth. PLUMBLINE_API_KEY_FILE and PLUMBLINE_NO_AUTH do the same without changing the command.
 CMD ["serve", "--listen", "0.0.0.0:8080"]

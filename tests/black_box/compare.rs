@@ -299,11 +299,36 @@ async fn the_command_line_is_checked_before_anything_is_asked() {
         (vec![format!("mine={url}")], vec![], "NAME=KIND@URL"),
         (vec![format!("vllm={url}")], vec!["--top-p", "0"], "top-p"),
         (vec![format!("openai={url}")], vec!["--temperature", "0.5"], "--engine-logprobs-mode"),
-        (vec!["vllm=https://host".to_owned()], vec![], "only http://"),
+        (vec!["vllm=ftp://host".to_owned()], vec![], "http:// or https://"),
         (vec![], vec![], "--engine"),
     ] {
         let (_, stderr) = expect(&run(compare(&folder, &engines, &arguments)).await, 2);
         assert!(stderr.contains(word), "{word}: {stderr}");
     }
     assert_eq!(fake.completions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn engines_are_asked_over_tls_if_their_authority_is_known() {
+    let folder = Folder::new("tls");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let authority_folder = Folder::new("tls-authority");
+    let authority = authority_folder.prompts("ca.pem", &made.cert.pem());
+    let engine =
+        FakeEngine::start_tls(Behaviour::of(Protocol::Vllm), &made.cert.pem(), &made.signing_key.serialize_pem()).await;
+    let engines = [format!("vllm={}", engine.url)];
+    let mut distrusted = compare(&folder, &engines, &[]);
+    let output = tokio::task::spawn_blocking(move || distrusted.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("is not trusted"), "{said}");
+    assert_eq!(engine.completions(), 0);
+    let folder = Folder::new("tls-trusted");
+    let mut trusted = compare(&folder, &engines, &["--engine-ca", authority.to_str().unwrap()]);
+    let output = tokio::task::spawn_blocking(move || trusted.output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(engine.completions(), 6);
+    let folder = Folder::new("tls-missing");
+    let mut missing = compare(&folder, &engines, &["--engine-ca", "/no/such/ca.pem"]);
+    let output = tokio::task::spawn_blocking(move || missing.output().unwrap()).await.unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/ca.pem"));
 }

@@ -20,6 +20,7 @@ mod lifecycle;
 mod metrics_page;
 mod overload;
 mod recordings;
+mod security;
 #[cfg(feature = "selfcheck")]
 mod selfcheck;
 mod support;

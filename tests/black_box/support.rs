@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
@@ -18,6 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) client: Client,
+    log: Arc<Mutex<String>>,
     child: Child,
 }
 
@@ -33,6 +34,8 @@ pub(crate) fn plumbline() -> Command {
 
 /// A client as reqwest makes it.
 pub(crate) fn client() -> Client {
+    // It fails without a provider of cryptography; whoever was first has installed the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new()
 }
 
@@ -44,19 +47,28 @@ impl Server {
 
     /// The same with variables in its environment.
     pub(crate) async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = plumbline()
+        let mut command = plumbline();
+        command.envs(variables.iter().copied());
+        Self::start_as(command, arguments, "http", client()).await
+    }
+
+    /// The same with another environment, or over TLS with a client that trusts the server.
+    pub(crate) async fn start_as(mut command: Command, arguments: &[&str], scheme: &str, client: Client) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(arguments)
-            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stderr = child.stderr.take().unwrap();
         let (found, address) = mpsc::channel();
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&log);
         std::thread::spawn(move || {
             // Reads to the end, so that the server never blocks on a full pipe.
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                written.lock().unwrap().push_str(&format!("{line}\n"));
                 if let Ok(entry) = serde_json::from_str::<Value>(&line)
                     && entry["message"] == "listening"
                 {
@@ -65,7 +77,7 @@ impl Server {
             }
         });
         let address = address.recv_timeout(PATIENCE).expect("the server did not say where it listens");
-        let server = Self { url: format!("http://{address}"), client: Client::new(), child };
+        let server = Self { url: format!("{scheme}://{address}"), client, log, child };
         tokio::time::timeout(PATIENCE, async {
             while server.client.get(server.at("/readyz")).send().await.unwrap().status() != StatusCode::OK {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -78,6 +90,11 @@ impl Server {
 
     pub(crate) fn at(&self, path: &str) -> String {
         format!("{}{path}", self.url)
+    }
+
+    /// Everything that it has written to stderr.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     pub(crate) async fn post(&self, body: &Value) -> (StatusCode, Value) {

@@ -234,7 +234,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let floor = floor(&mut models.0[1], &sequences)?;
     let curve = floor.curve(FloorHead::USED).ok_or("too few tokens for a floor")?;
     let mut facts = Facts::new("vLLM with current and with stale weights", TIME, reference);
-    let table_facts = TableFacts { run: Some("recordings".into()), model: "tiny".into(), created_at: TIME.into() };
+    let table_facts =
+        TableFacts { run: Some("recordings".into()), model: Some("tiny".into()), created_at: TIME.into() };
     let mut table = TokenTable::create(&out.join("tokens.parquet"), &table_facts)?;
     let mut collector = Collector::new(CollectorLimits::default());
     for ((engine, name), weights) in ENGINES.into_iter().zip(["policy-2", "policy-1"]) {

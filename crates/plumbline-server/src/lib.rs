@@ -3,7 +3,7 @@
 //! [`Config::load`] turns defaults, a file, the environment and flags into one validated [`Config`]; [`serve`] runs the
 //! service on a listener until it is told to stop, and drains.
 //!
-//! The way of a request: `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to
+//! The way of a request: `listen` (connections, TLS) -> `middleware` (id, log, metrics, API key) -> `routes::verifications` -> `body` (bytes to
 //! validated rollouts) -> `intake` (at once, or accepted for `jobs`) -> `verify` (version of the weights, admission, the scheduler,
 //! comparison, answer) -> `ledger` (stored, and what is new counted) -> `metrics`. Errors travel as `problem::Problem` and become
 //! documents in one place.
@@ -11,8 +11,10 @@
 //! Beside requests, in small jobs on the model threads (`plumbline_probe`): `floor` measures the noise floor of each version of the
 //! weights, `diagnosis` looks for the causes of what is suspicious.
 
+mod access;
 mod body;
 pub mod config;
+mod credentials;
 mod diagnosis;
 mod evidence_view;
 mod floor;
@@ -20,10 +22,12 @@ mod floors;
 mod intake;
 mod jobs;
 mod ledger;
+mod listen;
 mod metrics;
 mod middleware;
 mod openapi;
 mod problem;
+mod reload;
 mod reports;
 mod routes;
 mod run_view;

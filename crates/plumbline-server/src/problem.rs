@@ -10,6 +10,8 @@ use plumbline_engines::ExchangeErrorCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::body::ACCEPTED_ENCODINGS;
+
 /// Field errors that one document lists at most; the rest is counted.
 pub(crate) const MAX_FIELD_ERRORS: usize = 100;
 
@@ -45,14 +47,18 @@ macro_rules! codes {
 codes! {
     MalformedJson = "malformed_json", BAD_REQUEST, "The body is not valid JSON";
     InvalidHeader = "invalid_header", BAD_REQUEST, "A header has an invalid value";
+    MalformedEncoding = "malformed_encoding", BAD_REQUEST, "The body is not in its content encoding";
     BodyInterrupted = "body_interrupted", BAD_REQUEST, "The body ended before it was complete";
     Unauthorized = "unauthorized", UNAUTHORIZED, "An API key is required";
+    Forbidden = "forbidden", FORBIDDEN, "The API key does not have the role";
     NotFound = "not_found", NOT_FOUND, "There is no such route";
     RunNotFound = "run_not_found", NOT_FOUND, "There is no such run";
     SequenceNotFound = "sequence_not_found", NOT_FOUND, "There is no such sequence";
     VerificationNotFound = "verification_not_found", NOT_FOUND, "There is no such verification";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The route does not have this method";
     PolicyVersionUnavailable = "policy_version_unavailable", CONFLICT, "The policy version is not resident";
+    BodyTimeout = "body_timeout", REQUEST_TIMEOUT, "The body did not arrive in time";
+    CompressionRatio = "compression_ratio", PAYLOAD_TOO_LARGE, "The body is compressed too much";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     RequestTooLarge = "request_too_large", PAYLOAD_TOO_LARGE, "The request has more tokens than can ever be queued";
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The media type is not supported";
@@ -61,6 +67,7 @@ codes! {
     ValidationFailed = "validation_failed", UNPROCESSABLE_ENTITY, "The request has invalid fields";
     InvalidType = "invalid_type", UNPROCESSABLE_ENTITY, "A field has the wrong type";
     InvalidValue = "invalid_value", UNPROCESSABLE_ENTITY, "A field has an invalid value";
+    TooDeep = "too_deep", UNPROCESSABLE_ENTITY, "A field is nested too deeply";
     UnknownField = "unknown_field", UNPROCESSABLE_ENTITY, "A field is unknown";
     MissingField = "missing_field", UNPROCESSABLE_ENTITY, "A required field is missing";
     DuplicateField = "duplicate_field", UNPROCESSABLE_ENTITY, "A field appears twice";
@@ -87,6 +94,7 @@ codes! {
     InvalidIdempotencyKey = "invalid_idempotency_key", BAD_REQUEST, "The Idempotency-Key cannot be used";
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another request";
     TooManyLines = "too_many_lines", UNPROCESSABLE_ENTITY, "There are too many lines";
+    BodiesInFlight = "bodies_in_flight", TOO_MANY_REQUESTS, "Bodies take all the memory that they may";
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "The queue is full";
     TooManyJobs = "too_many_jobs", TOO_MANY_REQUESTS, "Too many accepted verifications wait";
     ReportsBusy = "reports_busy", TOO_MANY_REQUESTS, "Too many reports are being made";
@@ -232,8 +240,18 @@ impl Problem {
         if let Some(after) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after));
         }
-        if self.code == Code::Unauthorized {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"plumbline\""));
+        match self.code {
+            Code::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"plumbline\""));
+            }
+            Code::UnsupportedContentEncoding => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED_ENCODINGS));
+            }
+            // The rest of the body may never come.
+            Code::BodyTimeout => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
         }
         response
     }

@@ -9,19 +9,21 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::serve::ListenerExt;
 use plumbline_scheduler::{DrainOutcome, SchedulerState};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch as watched};
 use tokio::time::Instant;
 
+use crate::access::Access;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::floor::keep_measured;
 use crate::jobs;
 use crate::ledger::{Ledger, RowError};
+use crate::listen::{ConnectionLimits, listen};
 use crate::metrics::{LedgerMetrics, ServiceMetrics};
-use crate::middleware::ApiKeys;
+use crate::middleware::Gate;
 use crate::routes;
 use crate::state::AppState;
 use crate::weights::{ReferenceSource, WatchConfig, Weights, watch};
@@ -40,12 +42,22 @@ pub enum ServerError {
         /// Why.
         reason: String,
     },
-    /// The file with API keys cannot be used.
-    #[error("cannot use API key file {}: {reason}", path.display())]
+    /// API keys cannot be used.
+    #[error("cannot use the API keys of {place}: {reason}")]
     ApiKeys {
-        /// The file.
-        path: PathBuf,
+        /// The file or the variable.
+        place: String,
         /// Why; never a key.
+        reason: String,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("cannot serve with TLS from {} and {}: {reason}", certificate.display(), key.display())]
+    Tls {
+        /// The file with the certificate.
+        certificate: PathBuf,
+        /// The file with its key.
+        key: PathBuf,
+        /// Why; nothing of the key.
         reason: String,
     },
     /// The listener or the model thread could not be set up, or accepting connections failed.
@@ -109,23 +121,23 @@ where
         return Err(ServerError::Open { address, reason });
     }
     let limit_seconds = config.drain_seconds;
-    let App { state, router, drain } = build(config, source)?;
+    let limits = ConnectionLimits::of(&config);
+    let App { state, router, drain, mut credentials } = build(config, source)?;
 
     let (close, closed) = oneshot::channel::<()>();
-    let listener = listener.tap_io(|stream| {
-        // Answers are small and written whole; a platform that cannot do it is only slower.
-        let _ = stream.set_nodelay(true);
-    });
-    let server = axum::serve(listener, router).with_graceful_shutdown(async {
+    let scheme = if credentials.tls.is_some() { "https" } else { "http" };
+    let followed = credentials.follow(&state);
+    let server = listen(listener, router, limits, credentials.tls, state.metrics.clone(), async {
         // A dropped sender means that `serve` is over, which closes too.
         let _ = closed.await;
     });
-    let mut server = tokio::spawn(server.into_future());
-    tracing::info!(%address, "listening");
+    let mut server = tokio::spawn(server);
+    tracing::info!(%address, scheme, "listening");
 
     tokio::select! {
-        result = &mut server => return result.map_err(io::Error::other)?.map_err(ServerError::Io),
+        result = &mut server => return result.map_err(|error| ServerError::Io(io::Error::other(error))),
         error = run(&state) => return Err(error),
+        () = followed => return Err(ServerError::Io(io::Error::other("following the credentials ended"))),
         () = shutdown => {}
     }
 
@@ -143,7 +155,7 @@ where
     }
     let _ = close.send(());
     match tokio::time::timeout_at(deadline, server).await {
-        Ok(result) => result.map_err(io::Error::other)?.map_err(ServerError::Io)?,
+        Ok(result) => result.map_err(|error| ServerError::Io(io::Error::other(error)))?,
         Err(_) => return timed_out("connections whose answers were not taken".into()),
     }
     close_store(&state).await
@@ -213,12 +225,14 @@ pub(crate) struct App {
     pub(crate) router: Router,
     /// Sending `true` makes handlers refuse new work.
     pub(crate) drain: watched::Sender<bool>,
+    pub(crate) credentials: Credentials,
 }
 
 /// Puts the service together and starts loading the reference.
 pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, ServerError> {
-    let keys = config.api_key_file.as_deref().map_or_else(|| Ok(ApiKeys::default()), ApiKeys::read)?;
-    let (router, openapi) = routes::routes();
+    let credentials = Credentials::load(&config)?;
+    let gate = Gate { keys: credentials.keys.clone(), access: Access::of(&config) };
+    let (router, openapi) = routes::routes(gate.access);
     let registry = Registry::new();
     let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
     let ledger = Ledger::open(&config, LedgerMetrics::register(&registry)?)?;
@@ -229,6 +243,6 @@ pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, Serv
     let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), versions);
     let state = AppState::new(config, scheduler, registry, metrics, weights, ledger, openapi, draining);
     let state = Arc::new(state.with_facts(facts));
-    let router = routes::app(router, &state, keys);
-    Ok(App { state, router, drain })
+    let router = routes::app(router, &state, gate);
+    Ok(App { state, router, drain, credentials })
 }

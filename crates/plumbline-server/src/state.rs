@@ -12,7 +12,7 @@ use plumbline_scheduler::{Scheduler, SchedulerState};
 use prometheus::Registry;
 use tokio::sync::watch;
 
-use crate::body::RequestLimits;
+use crate::body::{Bodies, RequestLimits};
 use crate::config::Config;
 use crate::diagnosis::{Diagnose, Diagnoses, Heard};
 use crate::floor::FloorState;
@@ -39,6 +39,8 @@ pub(crate) struct AppState {
     pub(crate) scheduler: Scheduler,
     pub(crate) metrics: ServiceMetrics,
     pub(crate) weights: Weights,
+    /// What bodies may take of the memory.
+    pub(crate) bodies: Bodies,
     /// The noise floors that were measured.
     pub(crate) floors: NoiseFloors,
     /// What was answered and counted.
@@ -72,6 +74,10 @@ pub(crate) struct Resident {
 }
 
 impl AppState {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the service, each made elsewhere and put together once"
+    )]
     pub(crate) fn new(
         config: Config,
         scheduler: Scheduler,
@@ -84,6 +90,7 @@ impl AppState {
     ) -> Self {
         let versions_waited_for = VersionsWaitedFor::new(metrics.clone());
         Self {
+            bodies: Bodies::new(&config, metrics.body_bytes()),
             config,
             scheduler,
             metrics,

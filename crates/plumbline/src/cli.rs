@@ -72,7 +72,7 @@ pub(crate) struct Flags {
     #[command(flatten)]
     #[serde(flatten)]
     reference: ReferenceFlags,
-    /// Address and port; anything but loopback needs --api-key-file or --no-auth [default: 127.0.0.1:8080]
+    /// Address and port; anything but loopback needs --api-key-file, --api-key-env or --no-auth [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
     /// Folder that checkpoints may be loaded from while serving; may be given several times
@@ -90,15 +90,77 @@ pub(crate) struct Flags {
     /// Folder of everything that outlives the process: results, sequences, accepted verifications [default: nothing does]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// File with one API key a line; requests then need `Authorization: Bearer KEY`
-    #[arg(long, value_name = "FILE")]
-    api_key_file: Option<PathBuf>,
-    /// Serve without API keys on an address that is not loopback
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    no_auth: Option<bool>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    access: AccessFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    limits: LimitFlags,
     /// Log format: text or json [default: text]
     #[arg(long)]
     log_format: Option<String>,
+}
+
+/// Flags that say who may do what.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+pub(crate) struct AccessFlags {
+    /// File with one API key a line, after its roles (ingest, read, admin; none = all); requests then need `Authorization:
+    /// Bearer KEY`
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Name of an environment variable with API keys in the same form
+    #[arg(long, value_name = "VARIABLE")]
+    api_key_env: Option<String>,
+    /// Serve without API keys on an address that is not loopback
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    no_auth: Option<bool>,
+    /// Let keys with the role ingest also read runs, sequences and reports
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    ingest_reads: Option<bool>,
+    /// Serve /metrics without a key
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    metrics_open: Option<bool>,
+    /// Certificate chain in PEM: serve with TLS
+    #[arg(long, value_name = "FILE")]
+    tls_cert_file: Option<PathBuf>,
+    /// Private key of that certificate in PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key_file: Option<PathBuf>,
+    /// Seconds between two looks at the files of keys and certificates [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    credentials_poll_seconds: Option<u64>,
+}
+
+/// Flags of what clients may take.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+pub(crate) struct LimitFlags {
+    /// Bytes of one request body, decoded [default: 33554432]
+    #[arg(long, value_name = "N")]
+    max_body_bytes: Option<usize>,
+    /// Bytes of all bodies that are held at a time [default: 268435456]
+    #[arg(long, value_name = "N")]
+    max_bodies_bytes: Option<usize>,
+    /// Bytes that each byte of a compressed body may decode to [default: 100]
+    #[arg(long, value_name = "N")]
+    max_compression_ratio: Option<usize>,
+    /// Connections at a time [default: 2048]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+    /// Bytes of a request's head [default: 32768]
+    #[arg(long, value_name = "N")]
+    max_header_bytes: Option<usize>,
+    /// Header fields of a request [default: 100]
+    #[arg(long, value_name = "N")]
+    max_headers: Option<usize>,
+    /// Seconds that a request's head may take, and a connection may wait for the next request [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    header_timeout_seconds: Option<u64>,
+    /// Seconds that a request's body may take [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    body_timeout_seconds: Option<u64>,
+    /// Seconds that a client may take nothing of its answer [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    write_stall_seconds: Option<u64>,
 }
 
 /// Flags of the reference, for every command that loads one as the configuration says.

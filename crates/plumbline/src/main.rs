@@ -36,6 +36,8 @@ const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Once for the process: reqwest takes it for every client, and fails without one. It can only be there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod model;
+mod tls;
 mod trouble;
 
 use std::collections::VecDeque;
@@ -14,9 +15,11 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use self::tls::TlsListener;
 pub(crate) use self::trouble::Trouble;
 
 /// What a server speaks.
@@ -76,6 +79,17 @@ impl FakeEngine {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::serve(behaviour, listener, url)
+    }
+
+    /// The same over TLS, with a certificate and its key in PEM.
+    pub(crate) async fn start_tls(behaviour: Behaviour, certificate: &str, key: &str) -> Self {
+        let listener = TlsListener::bind(certificate, key).await;
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        Self::serve(behaviour, listener, url)
+    }
+
+    fn serve<L: Listener<Addr: std::fmt::Debug>>(behaviour: Behaviour, listener: L, url: String) -> Self {
         let troubles = Mutex::new(behaviour.troubles.iter().copied().collect());
         let inner =
             Arc::new(Inner { behaviour, troubles, completions: AtomicUsize::new(0), scorings: AtomicUsize::new(0) });

@@ -13,6 +13,22 @@ pub enum DriverError {
         /// What is wrong with it.
         reason: String,
     },
+    /// TLS cannot be set up.
+    #[error("{url} cannot be asked over TLS: {reason}")]
+    Tls {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The server's certificate is not one that is trusted.
+    #[error("{url} is not trusted: {reason}; its authority can be given as a file")]
+    Distrusted {
+        /// The address asked.
+        url: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
     /// Nothing answers, after all attempts.
     #[error("{url} cannot be reached: {reason} ({attempts} attempts)")]
     Unreachable {

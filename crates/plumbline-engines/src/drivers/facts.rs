@@ -26,7 +26,7 @@ fn routes(kind: DriverKind) -> &'static [(&'static str, &'static str)] {
 /// Asks all routes. One that the server does not have is left out; one that fails otherwise is said in its place.
 ///
 /// # Errors
-/// Nothing answers.
+/// Nothing answers, or nobody who is trusted.
 pub(super) async fn collect(http: &Http, kind: DriverKind) -> Result<Map<String, Value>, DriverError> {
     let mut facts = Map::from_iter([("engine".into(), json!(kind.as_str())), ("url".into(), json!(http.base()))]);
     for (name, path) in routes(kind) {
@@ -35,7 +35,7 @@ pub(super) async fn collect(http: &Http, kind: DriverKind) -> Result<Map<String,
                 hide_secrets(&mut fact);
                 facts.insert((*name).into(), fact);
             }
-            Err(error @ DriverError::Unreachable { .. }) => return Err(error),
+            Err(error @ (DriverError::Unreachable { .. } | DriverError::Distrusted { .. })) => return Err(error),
             Err(error) if matches!(error.status(), Some(404 | 405 | 501)) => {}
             Err(error) => {
                 facts.insert((*name).into(), json!({"error": error.to_string()}));

@@ -1,5 +1,6 @@
 //! Requests to an engine: timeouts, attempts with growing pauses, `Retry-After`, a limit on requests under way.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -9,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::error::DriverError;
 use super::key::ApiKey;
+use super::tls;
 
 /// Most of a server's own words that an error repeats, in characters.
 const MESSAGE_CHARACTERS: usize = 600;
@@ -30,6 +32,8 @@ pub struct HttpPolicy {
     pub concurrency: usize,
     /// Largest body that is read.
     pub max_body_bytes: usize,
+    /// File in PEM with certificate authorities that are trusted beside the system's.
+    pub authorities: Option<PathBuf>,
 }
 
 impl Default for HttpPolicy {
@@ -42,6 +46,7 @@ impl Default for HttpPolicy {
             longest_pause: Duration::from_secs(60),
             concurrency: 16,
             max_body_bytes: 256 << 20,
+            authorities: None,
         }
     }
 }
@@ -68,7 +73,14 @@ enum Failure {
 impl Http {
     pub(super) fn new(url: &str, key: Option<ApiKey>, policy: HttpPolicy) -> Result<Self, DriverError> {
         let base = checked_address(url)?;
+        // Plain addresses need no authorities, and a machine may have none.
+        let tls = match base.starts_with("https:") {
+            true => tls::config(policy.authorities.as_deref()),
+            false => tls::unused(),
+        };
+        let tls = tls.map_err(|reason| DriverError::Tls { url: base.clone(), reason })?;
         let client = Client::builder()
+            .tls_backend_preconfigured(tls)
             .connect_timeout(policy.connect_timeout)
             .timeout(policy.request_timeout)
             .build()
@@ -128,9 +140,12 @@ impl Http {
     }
 
     async fn attempt(&self, path: &str, request: RequestBuilder, attempts: u32) -> Result<Value, Failure> {
-        let broken = |error: &reqwest::Error| Failure::Passing {
-            error: self.unreachable(self.hidden(&chain(error)), attempts),
-            wait: None,
+        let broken = |error: &reqwest::Error| {
+            let reason = self.hidden(&chain(error));
+            if tls::is_distrust(error) {
+                return Failure::Final(DriverError::Distrusted { url: self.base.clone(), reason });
+            }
+            Failure::Passing { error: self.unreachable(reason, attempts), wait: None }
         };
         let mut response = request.send().await.map_err(|error| broken(&error))?;
         let (status, wait) = (response.status(), retry_after(response.headers(), SystemTime::now()));
@@ -171,7 +186,7 @@ impl Http {
     }
 }
 
-/// An `http` address without credentials, query or fragment; a path is allowed (a gateway's prefix).
+/// An `http` or `https` address without credentials, query or fragment; a path is allowed (a gateway's prefix).
 fn checked_address(url: &str) -> Result<String, DriverError> {
     // The address itself may hold a password: what comes before an `@` is not repeated.
     let shown = match url.rsplit_once('@') {
@@ -180,8 +195,8 @@ fn checked_address(url: &str) -> Result<String, DriverError> {
     };
     let refuse = |reason: &str| DriverError::Address { url: shown.clone(), reason: reason.to_owned() };
     let parsed = reqwest::Url::parse(url).map_err(|error| refuse(&error.to_string()))?;
-    if parsed.scheme() != "http" {
-        return Err(refuse("only http:// is spoken; put a proxy that speaks TLS in between"));
+    if !["http", "https"].contains(&parsed.scheme()) {
+        return Err(refuse("it must begin with http:// or https://"));
     }
     if !parsed.username().is_empty() || parsed.password().is_some() {
         return Err(refuse("it holds credentials; give an API key by file or environment variable"));
@@ -256,7 +271,8 @@ mod tests {
     fn addresses_are_checked_and_never_show_a_password() {
         assert_eq!(checked_address("http://127.0.0.1:8000/").unwrap(), "http://127.0.0.1:8000");
         assert_eq!(checked_address("http://gate/a/").unwrap(), "http://gate/a");
-        for bad in ["127.0.0.1:8000", "https://gate", "http://h/?key=1", "ftp://h"] {
+        assert_eq!(checked_address("https://gate").unwrap(), "https://gate");
+        for bad in ["127.0.0.1:8000", "http://h/?key=1", "ftp://h"] {
             assert!(matches!(checked_address(bad), Err(DriverError::Address { .. })), "{bad}");
         }
         let error = checked_address("http://me:hunter2@host").unwrap_err().to_string();

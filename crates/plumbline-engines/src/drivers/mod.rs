@@ -14,6 +14,7 @@ mod kind;
 mod llama_cpp;
 mod openai;
 mod sglang;
+mod tls;
 mod vllm;
 
 pub use ask::{Answer, Ask};

@@ -12,7 +12,7 @@ const MAX_DETAIL_CHARS: usize = 300;
 
 /// How serde words its errors, and what they are called here. The texts are serde's only stable interface to their
 /// kind.
-const KINDS: [(&str, Code); 8] = [
+const KINDS: [(&str, Code); 9] = [
     ("missing field", Code::MissingField),
     ("unknown field", Code::UnknownField),
     ("duplicate field", Code::DuplicateField),
@@ -20,6 +20,7 @@ const KINDS: [(&str, Code); 8] = [
     ("invalid value", Code::InvalidValue),
     ("invalid length", Code::InvalidValue),
     ("invalid type", Code::InvalidType),
+    ("recursion limit exceeded", Code::TooDeep),
     (IMPOSSIBLE_TOKEN_ID, Code::TokenOutOfVocabulary),
 ];
 

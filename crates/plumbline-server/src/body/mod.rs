@@ -1,5 +1,7 @@
 //! From the bytes of a request body to validated rollouts.
 
+mod bodies;
+mod decode;
 mod errors;
 mod exchanges;
 mod findings;
@@ -13,12 +15,15 @@ mod wire;
 
 use serde::de::IgnoredAny;
 
+pub(crate) use self::bodies::{Bodies, Room};
+pub(crate) use self::decode::ACCEPTED as ACCEPTED_ENCODINGS;
 pub(crate) use self::findings::MAX_NAME_CHARS;
 pub(crate) use self::lines::{Line, LineDefaults, read_line};
 pub(crate) use self::native::native_body;
 pub(crate) use self::origin::Origin;
-pub(crate) use self::receive::{MediaType, check_headers, receive};
+pub(crate) use self::receive::{MediaType, Received, check_headers, receive};
 pub(crate) use self::resolve::{RequestLimits, Verification, resolve};
+pub(crate) use self::values::MAX_SEQUENCES;
 #[cfg(test)]
 pub(crate) use self::wire::SamplingParameters;
 pub(crate) use self::wire::{LogprobsModeName, VerificationRequest};
@@ -92,15 +97,15 @@ mod tests {
     fn good_bodies_parse() {
         let request = parse(GOOD.as_bytes()).unwrap();
         assert_eq!((request.run.as_str(), request.engine.as_str()), ("r", "vllm"));
-        assert_eq!(request.sequences.as_ref().unwrap()[0].logprobs, [Some(-1.0), None]);
-        assert_eq!(request.sequences.as_ref().unwrap()[0].id, None);
+        assert_eq!(request.sequences.as_ref().unwrap().kept[0].logprobs, [Some(-1.0), None]);
+        assert_eq!(request.sequences.as_ref().unwrap().kept[0].id, None);
     }
 
     #[test]
     fn bare_words_of_python_are_logprobs_and_nothing_else() {
         let body = GOOD.replace("[-1,null]", "[NaN, -Infinity]");
         let request = parse(body.as_bytes()).unwrap();
-        let logprobs = &request.sequences.as_ref().unwrap()[0].logprobs;
+        let logprobs = &request.sequences.as_ref().unwrap().kept[0].logprobs;
         assert!(logprobs[0].unwrap().is_nan());
         assert_eq!(logprobs[1], Some(f64::NEG_INFINITY));
         let sampled = GOOD.replace("\"sequences\"", "\"sampling\":{\"temperature\":NaN},\"sequences\"");

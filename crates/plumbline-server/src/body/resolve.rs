@@ -58,12 +58,12 @@ pub(crate) fn resolve(request: VerificationRequest, limits: &RequestLimits) -> R
     };
     let read = match (request.sequences, request.exchanges) {
         (Some(sequences), None) => {
-            check_count("sequence", "/sequences", sequences.len(), limits, &mut findings)?;
-            native(sequences, &shared, &mut findings)
+            check_count("sequence", "/sequences", sequences.count, limits, &mut findings)?;
+            native(sequences.kept, &shared, &mut findings)
         }
         (None, Some(exchanges)) => {
-            check_count("exchange", "/exchanges", exchanges.len(), limits, &mut findings)?;
-            exchanges::read(exchanges, &shared, limits, &mut findings)?
+            check_count("exchange", "/exchanges", exchanges.count, limits, &mut findings)?;
+            exchanges::read(exchanges.kept, &shared, limits, &mut findings)?
         }
         (Some(_), Some(_)) => {
             let detail = "stand beside sequences: a request has either";

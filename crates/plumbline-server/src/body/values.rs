@@ -1,9 +1,10 @@
 //! Array elements that are stricter, or more lenient, than their plain Rust types.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use plumbline_core::{LogprobsMode, TokenId};
-use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 
 /// How the deserialiser says that an integer can be no token id, whatever the model; see `super::errors`.
 pub(super) const IMPOSSIBLE_TOKEN_ID: &str = "no vocabulary has a token id ";
@@ -20,6 +21,47 @@ pub(super) fn optional_array<'de, D: Deserializer<'de>, E: Deserialize<'de> + In
     deserializer: D,
 ) -> Result<Option<Vec<T>>, D::Error> {
     Ok(Option::<Vec<E>>::deserialize(deserializer)?.map(|array| array.into_iter().map(Into::into).collect()))
+}
+
+/// Elements that are kept of the request's list of sequences or exchanges: no configuration allows more in one request.
+pub(crate) const MAX_SEQUENCES: usize = 1 << 16;
+
+/// A list of which no more is kept than could be used: a body of millions of elements takes no memory before it is refused.
+#[derive(Debug)]
+pub(crate) struct Bounded<T> {
+    /// The first ones.
+    pub(crate) kept: Vec<T>,
+    /// How many there are.
+    pub(crate) count: usize,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BoundedVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for BoundedVisitor<T> {
+            type Value = Bounded<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Bounded<T>, A::Error> {
+                let mut kept = Vec::new();
+                while kept.len() < MAX_SEQUENCES
+                    && let Some(element) = elements.next_element()?
+                {
+                    kept.push(element);
+                }
+                let mut count = kept.len();
+                while count >= MAX_SEQUENCES && elements.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Bounded { kept, count })
+            }
+        }
+        deserializer.deserialize_seq(BoundedVisitor(PhantomData))
+    }
 }
 
 /// Reads a logprobs mode, or null, also by vLLM's names.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::values::{Id, Kept, array, optional_array, optional_mode};
+use super::values::{Bounded, Id, Kept, array, optional_array, optional_mode};
 
 /// Rollouts to score and compare: `sequences`, or an engine's bodies as `exchanges`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -37,11 +37,11 @@ pub(crate) struct VerificationRequest {
     #[schema(value_type = Option<LogprobsModeName>)]
     pub(crate) logprobs_mode: Option<LogprobsMode>,
     /// The rollouts. Either these or `exchanges`.
-    #[schema(min_items = 1)]
-    pub(crate) sequences: Option<Vec<SequenceRequest>>,
+    #[schema(value_type = Option<Vec<SequenceRequest>>, min_items = 1)]
+    pub(crate) sequences: Option<Bounded<SequenceRequest>>,
     /// An engine's own request and response bodies, which the rollouts are read from. Either these or `sequences`.
-    #[schema(min_items = 1)]
-    pub(crate) exchanges: Option<Vec<ExchangeRequest>>,
+    #[schema(value_type = Option<Vec<ExchangeRequest>>, min_items = 1)]
+    pub(crate) exchanges: Option<Bounded<ExchangeRequest>>,
     /// Optional parts of the answer.
     #[serde(default)]
     pub(crate) include: Vec<Include>,

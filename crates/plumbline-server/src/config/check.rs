@@ -6,12 +6,14 @@ use std::ops::RangeInclusive;
 use plumbline_divergence::NoiseFloor;
 
 use super::Config;
+use crate::body::MAX_SEQUENCES;
 
 /// A store that is smaller would forget what it has just taken in.
 const MIN_STORE_BYTES: u64 = 1 << 24;
 
 /// Why an address without API keys is refused.
-const OPEN_WITHOUT_KEYS: &str = "not loopback, which needs api_key_file, or no_auth = true to serve without keys";
+const OPEN_WITHOUT_KEYS: &str =
+    "not loopback, which needs api_key_file or api_key_env, or no_auth = true to serve without keys";
 
 impl Config {
     /// Every key whose value cannot be used, with the reason.
@@ -19,7 +21,7 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 30] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 40] = [
             ("quarantine_seconds", self.quarantine_seconds, 0..=24 * 3600),
             ("restart_after_panics", u64::from(self.restart_after_panics), 0..=1_000_000),
             ("threads", self.threads as u64, 0..=4096),
@@ -38,6 +40,16 @@ impl Config {
             ("store_max_days", self.store_max_days, 0..=36_500),
             ("max_jobs", self.max_jobs, 1..=10_000_000),
             ("max_lines_per_request", self.max_lines_per_request as u64, 1..=1 << 20),
+            ("max_sequences_per_request", self.max_sequences_per_request as u64, 1..=MAX_SEQUENCES as u64),
+            ("max_bodies_bytes", self.max_bodies_bytes as u64, 1024..=1 << 40),
+            ("max_compression_ratio", self.max_compression_ratio as u64, 1..=1 << 20),
+            ("max_connections", self.max_connections as u64, 1..=1 << 20),
+            ("max_header_bytes", self.max_header_bytes as u64, 8192..=1 << 24),
+            ("max_headers", self.max_headers as u64, 1..=10_000),
+            ("header_timeout_seconds", self.header_timeout_seconds, 1..=3600),
+            ("body_timeout_seconds", self.body_timeout_seconds, 1..=3600),
+            ("write_stall_seconds", self.write_stall_seconds, 1..=3600),
+            ("credentials_poll_seconds", self.credentials_poll_seconds, 1..=3600),
             ("window_seconds", self.window_seconds, SECONDS),
             ("window_slices", self.window_slices as u64, 1..=3600),
             ("max_label_sets", self.max_label_sets as u64, 0..=10_000),
@@ -129,8 +141,27 @@ impl Config {
                 "needs model, which names the model of the hub: the embedded one has no revisions".into(),
             );
         }
-        if self.no_auth && self.api_key_file.is_some() {
-            report("no_auth", "contradicts api_key_file".into());
+        if self.max_bodies_bytes < self.max_body_bytes {
+            report(
+                "max_bodies_bytes",
+                "must not be below max_body_bytes, or the largest body would never be read".into(),
+            );
+        }
+        if self.no_auth && self.has_keys() {
+            let key = if self.api_key_file.is_some() { "api_key_file" } else { "api_key_env" };
+            report("no_auth", format!("contradicts {key}"));
+        }
+        if self.api_key_env.as_deref().is_some_and(|name| name.starts_with("PLUMBLINE_") || name.contains(['=', '\0']))
+        {
+            report(
+                "api_key_env",
+                "must be the name of a variable that does not begin with PLUMBLINE_: those are keys".into(),
+            );
+        }
+        match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(_), None) => report("tls_cert_file", "needs tls_key_file".into()),
+            (None, Some(_)) => report("tls_key_file", "needs tls_cert_file".into()),
+            _ => {}
         }
         if let Some(reason) = self.refuses(self.listen) {
             report("listen", reason);
@@ -138,9 +169,14 @@ impl Config {
         problems
     }
 
+    /// Whether requests need an API key.
+    fn has_keys(&self) -> bool {
+        self.api_key_file.is_some() || self.api_key_env.is_some()
+    }
+
     /// Why this configuration must not serve on an address: it would be open to everybody.
     pub(crate) fn refuses(&self, address: SocketAddr) -> Option<String> {
-        let open = !address.ip().to_canonical().is_loopback() && self.api_key_file.is_none() && !self.no_auth;
+        let open = !address.ip().to_canonical().is_loopback() && !self.has_keys() && !self.no_auth;
         open.then(|| OPEN_WITHOUT_KEYS.into())
     }
 }
@@ -183,6 +219,11 @@ mod tests {
         assert_eq!(keys(|c| c.noise_floor_tokens = 255), ["noise_floor_tokens"]);
         assert_eq!(keys(|c| c.noise_floor_tokens = 0), [] as [&str; 0]);
         assert_eq!(keys(|c| c.revision = Some("main".into())), ["revision"]);
+        assert_eq!(keys(|c| c.max_bodies_bytes = 1 << 20), ["max_bodies_bytes"]);
+        assert_eq!(keys(|c| c.max_header_bytes = 100), ["max_header_bytes"]);
+        assert_eq!(keys(|c| c.tls_cert_file = Some("c".into())), ["tls_cert_file"]);
+        assert_eq!(keys(|c| c.tls_key_file = Some("k".into())), ["tls_key_file"]);
+        assert_eq!(keys(|c| c.api_key_env = Some("PLUMBLINE_KEYS".into())), ["api_key_env"]);
         assert_eq!(
             keys(|c| {
                 c.no_auth = true;

@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "listen = \"0.0.0.0:80\" (flag --listen): not loopback, which needs api_key_file, or no_auth = true to serve without keys"
+                "listen = \"0.0.0.0:80\" (flag --listen): not loopback, which needs api_key_file or api_key_env, or no_auth = true to serve without keys"
             ]
         );
         let file = File::new("open-no-auth", "");

@@ -95,11 +95,27 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Sequences of one request.
     pub max_sequences_per_request: usize,
+    /// Bytes of all request bodies and answers that are held at a time; beyond them requests get 429.
+    pub max_bodies_bytes: usize,
+    /// Bytes of a compressed body for each byte that was sent; beyond 1 MiB a body that decodes to more is refused.
+    pub max_compression_ratio: usize,
+    /// Connections at a time; at the limit, those that have waited longest without a request make room.
+    pub max_connections: usize,
+    /// Bytes of a request's head.
+    pub max_header_bytes: usize,
+    /// Fields of a request's head.
+    pub max_headers: usize,
+    /// Seconds in which a request's head must have arrived, and that a connection may wait for the next one.
+    pub header_timeout_seconds: u64,
+    /// Seconds in which a request's body must have arrived.
+    pub body_timeout_seconds: u64,
+    /// Seconds that a client may take nothing of an answer.
+    pub write_stall_seconds: u64,
 
     /// Folder of everything that outlives the process; `None` (an empty string) = nothing does.
     #[serde(with = "empty_is_none")]
     pub data_dir: Option<PathBuf>,
-    /// Bytes of the store's content above which retention removes the oldest; 0 = no limit.
+    /// Bytes of the store's file; retention removes the oldest before it grows larger. 0 = no limit.
     pub store_max_bytes: u64,
     /// Days after which retention removes what is stored; 0 = never.
     pub store_max_days: u64,
@@ -164,9 +180,24 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Serve without API keys on an address that is not loopback.
     pub no_auth: bool,
-    /// File with one API key a line; `None` (an empty string) = no keys.
+    /// File with one API key a line, with its roles; `None` (an empty string) = none.
     #[serde(with = "empty_is_none")]
     pub api_key_file: Option<PathBuf>,
+    /// Name of an environment variable with API keys; `None` (an empty string) = none.
+    #[serde(with = "empty_is_none")]
+    pub api_key_env: Option<String>,
+    /// Let keys that may send rollouts also read runs, sequences and reports, other senders' included.
+    pub ingest_reads: bool,
+    /// Serve `/metrics` without a key.
+    pub metrics_open: bool,
+    /// Certificate chain in PEM to serve with TLS; `None` (an empty string) = plain HTTP.
+    #[serde(with = "empty_is_none")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    #[serde(with = "empty_is_none")]
+    pub tls_key_file: Option<PathBuf>,
+    /// Seconds between two looks at the files of keys and certificates.
+    pub credentials_poll_seconds: u64,
 }
 
 /// Whether the loaded model is compared with another implementation before it serves.
@@ -250,6 +281,14 @@ impl Default for Config {
             store_max_days: 30,
             max_jobs: 100_000,
             max_lines_per_request: 10_000,
+            max_bodies_bytes: 256 * 1024 * 1024,
+            max_compression_ratio: 100,
+            max_connections: 2048,
+            max_header_bytes: 32 * 1024,
+            max_headers: 100,
+            header_timeout_seconds: 30,
+            body_timeout_seconds: 60,
+            write_stall_seconds: 30,
             window_seconds: 300,
             window_slices: 60,
             max_label_sets: 200,
@@ -277,6 +316,12 @@ impl Default for Config {
             log_format: LogFormat::Text,
             no_auth: false,
             api_key_file: None,
+            api_key_env: None,
+            ingest_reads: false,
+            metrics_open: false,
+            tls_cert_file: None,
+            tls_key_file: None,
+            credentials_poll_seconds: 5,
         }
     }
 }

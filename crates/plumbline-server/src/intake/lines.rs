@@ -82,7 +82,12 @@ pub(crate) async fn lines(
 ) -> Result<Response, Problem> {
     let (limits, most) = (resident.limits.clone(), state.config.max_lines_per_request);
     let respond_async = wishes.respond_async;
-    let read = compute(true, move || read_all(&bytes, &defaults, &wishes, &limits, most)).await??;
+    let turn = state.bodies.turn(bytes.len()).await;
+    let read = compute(true, move || {
+        let _turn = turn;
+        read_all(&bytes, &defaults, &wishes, &limits, most)
+    });
+    let read = read.await??;
     if respond_async {
         let outcomes = each(state, read, ACCEPTED_AT_ONCE, |state, request, body| async move {
             let body = body.ok_or_else(|| defect(&"a line to be accepted has no body"))?;

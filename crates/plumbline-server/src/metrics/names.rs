@@ -77,6 +77,14 @@ pub(super) const REQUESTS_IN_FLIGHT: Described =
     ("plumbline_requests_in_flight", "Requests to the routes under /v1 that are being answered.");
 pub(super) const REQUESTS_CANCELLED: Described =
     ("plumbline_requests_cancelled_total", "Requests whose client left before the response.");
+pub(super) const CONNECTIONS: Described = ("plumbline_connections", "Open connections of clients.");
+pub(super) const CONNECTIONS_CLOSED: Described =
+    ("plumbline_connections_closed_total", "Connections that the server closed or refused, by reason.");
+pub(super) const BODY_BYTES: Described = ("plumbline_body_bytes", "Bytes of request bodies and answers that are held.");
+pub(super) const CREDENTIAL_RELOADS: Described = (
+    "plumbline_credential_reloads_total",
+    "Changed files of API keys and certificates that were read again, by what they hold and whether they are in use now.",
+);
 pub(super) const WEIGHT_SWAPS: Described =
     ("plumbline_weight_swaps_total", "New versions of the reference's weights that became the current one.");
 pub(super) const WEIGHT_FAILURES: Described =

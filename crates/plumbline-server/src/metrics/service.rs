@@ -6,12 +6,15 @@ use std::time::Duration;
 use plumbline_core::{ModelError, ReferenceInfo};
 use plumbline_scheduler::{BatchObservation, Class, DropReason, Observer, Residents, SubmitError};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 
 use super::admission::AdmissionMetrics;
 use super::names::{self, Described};
 use crate::floor::FloorState;
+use crate::listen::Closing;
+use crate::reload::Credential;
 
 /// Metrics of requests, queue, batches and the process.
 #[derive(Clone, Debug)]
@@ -33,6 +36,10 @@ pub(crate) struct ServiceMetrics {
     request_seconds: HistogramVec,
     requests_in_flight: IntGauge,
     requests_cancelled: IntCounter,
+    connections: IntGauge,
+    connections_closed: IntCounterVec,
+    body_bytes: IntGauge,
+    credential_reloads: IntCounterVec,
     weight_swaps: IntCounter,
     weight_failures: IntCounter,
     weight_load_seconds: Histogram,
@@ -71,6 +78,10 @@ impl ServiceMetrics {
         for state in FloorState::ALL {
             floor_state.get_metric_with_label_values(&[state.as_str()])?;
         }
+        let closings = Closing::ALL.map(|reason| [reason.as_str()]);
+        let reloads =
+            Credential::ALL.map(|credential| ["applied", "refused"].map(|outcome| [credential.as_str(), outcome]));
+        let reloads = reloads.concat();
         register_build_info(registry)?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -92,6 +103,10 @@ impl ServiceMetrics {
             request_seconds,
             requests_in_flight: gauge(registry, names::REQUESTS_IN_FLIGHT)?,
             requests_cancelled: counter(registry, names::REQUESTS_CANCELLED)?,
+            connections: gauge(registry, names::CONNECTIONS)?,
+            connections_closed: counters(registry, names::CONNECTIONS_CLOSED, &["reason"], &closings)?,
+            body_bytes: gauge(registry, names::BODY_BYTES)?,
+            credential_reloads: counters(registry, names::CREDENTIAL_RELOADS, &["credential", "outcome"], &reloads)?,
             weight_swaps: counter(registry, names::WEIGHT_SWAPS)?,
             weight_failures: counter(registry, names::WEIGHT_FAILURES)?,
             weight_load_seconds: seconds(names::WEIGHT_LOAD_SECONDS)?,
@@ -160,6 +175,27 @@ impl ServiceMetrics {
     /// So many more tokens wait for a version of the weights.
     pub(crate) fn version_wait_tokens(&self, more: i64) {
         self.admission.version_wait_tokens.add(more);
+    }
+
+    /// The gauge of bytes that bodies hold.
+    pub(crate) fn body_bytes(&self) -> IntGauge {
+        self.body_bytes.clone()
+    }
+
+    /// So many connections are open.
+    pub(crate) fn connections(&self, open: usize) {
+        self.connections.set(open as i64);
+    }
+
+    /// The server closed or refused a connection.
+    pub(crate) fn connection_closed(&self, reason: Closing) {
+        self.connections_closed.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A file of credentials has changed.
+    pub(crate) fn credential_reloaded(&self, credential: Credential, applied: bool) {
+        let outcome = if applied { "applied" } else { "refused" };
+        self.credential_reloads.with_label_values(&[credential.as_str(), outcome]).inc();
     }
 
     /// An answered request.
@@ -272,6 +308,20 @@ impl Observer for ServiceMetrics {
     fn batch_split(&self, _sequences: usize, _cause: &ModelError) {
         self.batch_splits.inc();
     }
+}
+
+/// Counters of which every series exists from now on.
+fn counters<const N: usize>(
+    registry: &Registry,
+    (name, help): Described,
+    labels: &[&str; N],
+    series: &[[&str; N]],
+) -> prometheus::Result<IntCounterVec> {
+    let counters = registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)?;
+    for values in series {
+        counters.get_metric_with_label_values(values)?;
+    }
+    Ok(counters)
 }
 
 fn register_build_info(registry: &Registry) -> prometheus::Result<()> {

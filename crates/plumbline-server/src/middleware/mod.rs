@@ -1,13 +1,15 @@
-//! What every request passes through, outermost first: [`track`], [`guard`], then the route.
+//! What every request passes through, outermost first: [`track`], [`hold`], [`guard`], then the route.
 
 mod auth;
+mod hold;
 mod leftover;
 mod request_id;
 mod track;
 
-pub(crate) use self::auth::{ApiKeys, guard};
+pub(crate) use self::auth::{Gate, guard};
+pub(crate) use self::hold::hold;
 pub(crate) use self::request_id::RequestId;
 pub(crate) use self::track::{ScoredTokens, track};
 
-/// Routes that never need a key and are not worth a line in the log: orchestrators ask them every few seconds.
+/// Routes that are not worth a line in the log: orchestrators ask them every few seconds.
 pub(crate) const PROBES: [&str; 3] = ["/livez", "/readyz", "/health"];

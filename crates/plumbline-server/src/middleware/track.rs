@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
@@ -10,6 +11,7 @@ use tracing::Instrument;
 use super::PROBES;
 use super::leftover::drain_leftover;
 use super::request_id::{RequestId, X_REQUEST_ID};
+use crate::access::Caller;
 use crate::metrics::ServiceMetrics;
 use crate::problem::Problem;
 
@@ -39,12 +41,14 @@ pub(crate) async fn track(State(metrics): State<ServiceMetrics>, mut request: Re
         if let Some(cause) = &problem.internal {
             tracing::error!(code = problem.code.as_str(), cause, "request failed");
         }
-        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        let allow = response.headers_mut().remove(header::ALLOW);
         response = problem.render(&path, id.as_str());
         if let Some(allow) = allow {
-            response.headers_mut().insert(axum::http::header::ALLOW, allow);
+            response.headers_mut().insert(header::ALLOW, allow);
         }
     }
+    // Everything here says what it is; a browser must not guess otherwise from what clients sent.
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(value) = id.header_value() {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
@@ -54,12 +58,15 @@ pub(crate) async fn track(State(metrics): State<ServiceMetrics>, mut request: Re
     metrics.request(&route, status, took);
     in_flight.answered();
     let tokens = response.extensions().get::<ScoredTokens>().map_or(0, |tokens| tokens.0);
+    // Which key asked: empty where none was needed. Never the key itself.
+    let caller = response.extensions().get::<Caller>().cloned();
+    let key = caller.as_ref().map_or("", |caller| &*caller.name);
     let ms = took.as_secs_f64() * 1e3;
     let routine = route == "/metrics" || PROBES.contains(&route.as_str());
     if routine && response.status().is_success() {
-        tracing::debug!(%method, route, status, ms, tokens, "answered");
+        tracing::debug!(%method, route, status, ms, tokens, key, "answered");
     } else {
-        tracing::info!(%method, route, status, ms, tokens, "answered");
+        tracing::info!(%method, route, status, ms, tokens, key, "answered");
     }
     response
 }

@@ -22,13 +22,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(crate) use self::runs::not_found as run_not_found;
-use crate::middleware::{ApiKeys, guard, track};
+use crate::access::{Access, describe};
+use crate::middleware::{Gate, guard, hold, track};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
 
 /// All routes without their state, and their description.
-pub(crate) fn routes() -> (Router<Arc<AppState>>, OpenApi) {
-    let (router, openapi) = OpenApiRouter::with_openapi(crate::openapi::base())
+pub(crate) fn routes(access: Access) -> (Router<Arc<AppState>>, OpenApi) {
+    let (router, mut openapi) = OpenApiRouter::with_openapi(crate::openapi::base())
         .routes(routes!(verifications::create))
         .routes(routes!(verifications::show))
         .routes(routes!(reference::show))
@@ -50,17 +51,19 @@ pub(crate) fn routes() -> (Router<Arc<AppState>>, OpenApi) {
         .routes(routes!(docs::swagger_ui))
         .routes(routes!(docs::index))
         .split_for_parts();
+    describe(&mut openapi, access);
     // What belongs to the Swagger UI page: files, no interface.
     (router.merge(docs::swagger_ui_files()), openapi)
 }
 
 /// The routes with everything that each request passes through.
-pub(crate) fn app(router: Router<Arc<AppState>>, state: &Arc<AppState>, keys: ApiKeys) -> Router {
+pub(crate) fn app(router: Router<Arc<AppState>>, state: &Arc<AppState>, gate: Gate) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(keys, guard))
+        .layer(middleware::from_fn_with_state(gate, guard))
+        .layer(middleware::from_fn_with_state(state.bodies.clone(), hold))
         .layer(middleware::from_fn_with_state(state.metrics.clone(), track))
         .with_state(Arc::clone(state))
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::body::LineDefaults;
-use crate::body::{MediaType, VerificationRequest, check_headers, parse, receive, resolve};
+use crate::body::{MediaType, Received, VerificationRequest, check_headers, parse, receive, resolve};
 use crate::intake::{LinesResponse, PREFERENCE_APPLIED, RESPOND_ASYNC, Reply, Request, Wishes, accept, answer, lines};
 use crate::ledger::{Accepted, JOB_RETRY, answer_in, read, unavailable};
 use crate::middleware::{RequestId, ScoredTokens};
@@ -97,11 +97,12 @@ pub(super) struct StateResponse<'a> {
         (status = 202, description = "Accepted and on disk; see Location. Of NDJSON the state of each line", body = AcceptedResponse),
         (status = 400, description = "Not JSON, or a header that cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "API key required", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Policy version not resident", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "Too large", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "Neither JSON nor NDJSON, or encoded", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Neither JSON nor NDJSON, or an unknown content encoding", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "Invalid fields, with pointers; or a key that came with other content", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Queue full; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Queue full, or too many bodies; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 500, description = "Internal error", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 501, description = "respond-async without a data dir", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Loading, shutting down, or the store is in trouble; see Retry-After", body = ProblemDocument, content_type = "application/problem+json"),
@@ -131,7 +132,8 @@ pub(super) async fn create(
     if wishes.respond_async {
         state.ledger.needed_store()?;
     }
-    let bytes = receive(body, state.config.max_body_bytes, state.drain.clone()).await?;
+    // The room is held until the answer is made: what was read of the body lives as long.
+    let Received { bytes, room: _room } = receive(&state, &headers, body, state.config.max_body_bytes).await?;
     match media {
         MediaType::Json => one(&state, resident, bytes, wishes, &terms).await,
         MediaType::Ndjson => lines(&state, resident, bytes, defaults, wishes, terms, id.as_str()).await,
@@ -149,7 +151,9 @@ async fn one(
     let limits = resident.limits.clone();
     let heavy = bytes.len() > INLINE_BYTES;
     let Wishes { key, respond_async } = wishes;
+    let turn = state.bodies.turn(bytes.len()).await;
     let (request, packed) = compute(heavy, move || {
+        let _turn = turn;
         let request = Request::new(resolve(parse(&bytes)?, &limits)?, key);
         Ok::<_, Problem>((request, respond_async.then(|| Packed::new(&bytes))))
     })

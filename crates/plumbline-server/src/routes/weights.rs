@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::body::{MAX_NAME_CHARS, MediaType, check_headers, receive};
+use crate::body::{MAX_NAME_CHARS, MediaType, Received, check_headers, receive};
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::state::{AppState, loading};
 use crate::weights::directory_version;
@@ -89,7 +89,7 @@ pub(super) async fn update(
 ) -> Result<Response, Problem> {
     check_headers(&headers, &[MediaType::Json], MAX_BODY_BYTES)?;
     state.resident()?;
-    let bytes = receive(body, MAX_BODY_BYTES, state.drain.clone()).await?;
+    let Received { bytes, room: _room } = receive(&state, &headers, body, MAX_BODY_BYTES).await?;
     let (path, version) = match parse(&bytes) {
         Ok(request) => request,
         Err(message) => return Ok(refused(message)),

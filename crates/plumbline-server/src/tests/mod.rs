@@ -1,10 +1,12 @@
 //! The service from outside: requests into the router, or over TCP, with a reference that only counts.
 
+mod access;
 mod diagnosis;
 mod fake;
 mod floor;
 mod fuzz;
 mod ledger;
+mod limits;
 mod lines;
 mod protocol;
 mod reports;
@@ -111,7 +113,7 @@ impl Service {
     }
 }
 
-fn metric(text: &str, series: &str) -> Option<f64> {
+pub(crate) fn metric(text: &str, series: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == series))?;
     Some(line.rsplit_once(' ')?.1.parse().unwrap())
 }
@@ -128,7 +130,7 @@ fn unique() -> String {
 }
 
 /// Waits until a condition holds.
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     while !condition().await {
         assert!(tokio::time::Instant::now() < patience, "{what}");

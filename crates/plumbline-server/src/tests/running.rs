@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::{ReferenceSource, ServerError, serve};
 
 /// One request on its own connection, as a blocking client makes it; the whole answer as text.
-fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> String {
+pub(super) fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.write_all(head.as_bytes()).unwrap();
@@ -27,12 +27,12 @@ fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn get(address: SocketAddr, path: &'static str) -> String {
+pub(super) async fn get(address: SocketAddr, path: &'static str) -> String {
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     tokio::task::spawn_blocking(move || exchange(address, &head, b"")).await.unwrap()
 }
 
-fn post(address: SocketAddr, body: String) -> JoinHandle<String> {
+pub(super) fn post(address: SocketAddr, body: String) -> JoinHandle<String> {
     let head = format!(
         "POST /v1/verifications HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -40,13 +40,13 @@ fn post(address: SocketAddr, body: String) -> JoinHandle<String> {
     tokio::task::spawn_blocking(move || exchange(address, &head, body.as_bytes()))
 }
 
-struct Running {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    result: JoinHandle<Result<(), ServerError>>,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) stop: oneshot::Sender<()>,
+    pub(super) result: JoinHandle<Result<(), ServerError>>,
 }
 
-async fn start(
+pub(super) async fn start(
     config: Config,
     load: impl FnOnce() -> Result<Box<dyn ReferenceModel>, String> + Send + 'static,
 ) -> Running {
@@ -59,7 +59,7 @@ async fn start(
     Running { address, stop, result }
 }
 
-async fn ready(address: SocketAddr) {
+pub(super) async fn ready(address: SocketAddr) {
     while !get(address, "/readyz").await.starts_with("HTTP/1.1 200") {
         tokio::task::yield_now().await;
     }
@@ -76,7 +76,7 @@ async fn admitted_sequences(address: SocketAddr, count: f64) {
     }
 }
 
-fn body() -> String {
+pub(super) fn body() -> String {
     of("a")
 }
 

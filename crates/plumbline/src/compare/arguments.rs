@@ -81,6 +81,9 @@ pub(crate) struct CompareArguments {
     /// Where an engine's API key is
     #[arg(long, value_name = "NAME=env:VAR|file:PATH")]
     pub(super) engine_key: Vec<OfEngine<KeySource>>,
+    /// Certificate authorities in PEM that https:// engines may have, beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(super) engine_ca: Option<PathBuf>,
     /// What an engine's logprobs mean, where it was started with another meaning than its default
     #[arg(long, value_name = "NAME=raw|temperature|processed")]
     pub(super) engine_logprobs_mode: Vec<OfEngine<Mode>>,

@@ -116,6 +116,7 @@ async fn connect(arguments: &CompareArguments, spec: &EngineSpec) -> anyhow::Res
         request_timeout: Duration::from_secs(arguments.request_timeout),
         attempts: arguments.attempts,
         concurrency: arguments.concurrency,
+        authorities: arguments.engine_ca.clone(),
         ..HttpPolicy::default()
     };
     Driver::connect(endpoint, policy).await.with_context(|| format!("engine {:?}", spec.name))
