@@ -1,12 +1,12 @@
 //! How an engine sampled, and what the logprob it reports means.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ProcessingOrder;
 
 /// Sampling parameters of a rollout. The defaults are neutral: nothing but the model's own distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct Sampling {
     /// Softmax temperature; 0 = greedy.
     pub temperature: f64,
@@ -23,7 +23,17 @@ pub struct Sampling {
     /// Subtracted per occurrence from the logits of tokens already sampled; 0 = off.
     pub frequency_penalty: f64,
     /// In which engine's order and meaning all that was done; `None` = nobody said.
+    #[serde(deserialize_with = "crate::optional_name")]
     pub order: Option<ProcessingOrder>,
+}
+
+crate::objects_only!(Sampling);
+
+impl Serialize for Sampling {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The derived code, which reading from objects alone has made a function of its own.
+        Self::serialize(self, serializer)
+    }
 }
 
 impl Default for Sampling {

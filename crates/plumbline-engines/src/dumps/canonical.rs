@@ -12,6 +12,7 @@ use super::{DumpRollout, Place, Rollouts, UNNAMED_ENGINE, json};
 use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 struct Record {
     token_ids: Vec<u32>,
     prompt_len: usize,
@@ -30,6 +31,8 @@ struct Record {
     sequence_id: Option<Name>,
     finish_reason: Option<String>,
 }
+
+plumbline_core::objects_only!(Record);
 
 /// A version of the weights, or which version sampled which completion tokens.
 #[derive(Debug, Deserialize)]

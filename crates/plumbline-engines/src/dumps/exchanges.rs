@@ -13,6 +13,7 @@ use crate::{EngineKind, Exchange, ExchangeError, read_exchange};
 
 /// An exchange. Fields that are not named here are left alone.
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 pub(super) struct Exchanged {
     id: Option<Name>,
     path: Option<String>,
@@ -30,6 +31,8 @@ pub(super) struct Exchanged {
     request: Value,
     response: Value,
 }
+
+plumbline_core::objects_only!(Exchanged);
 
 pub(super) fn read(record: &[u8], place: &Place<'_>) -> Result<Rollouts, Fault> {
     let exchange: Exchanged = json::parse(record)?;

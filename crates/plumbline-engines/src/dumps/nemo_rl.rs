@@ -14,6 +14,7 @@ use super::{DumpRollout, Place, Rollouts, TrainerLogprobs, json};
 use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 struct Record {
     token_ids: Column<u32>,
     token_loss_mask: Column<Kept>,
@@ -23,6 +24,8 @@ struct Record {
     input_lengths: Option<OneOrMany<usize>>,
     idx: Option<Name>,
 }
+
+plumbline_core::objects_only!(Record);
 
 /// One sample of a record.
 struct Sample {

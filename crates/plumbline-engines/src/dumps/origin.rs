@@ -11,12 +11,15 @@ use super::{DumpRollout, Place, Rollouts, UNNAMED_ENGINE, json};
 use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 struct Record {
     prompt_ids: Vec<u32>,
     gen_ids: Vec<u32>,
     gen_logprobs: Vec<Logprob>,
     idx: Option<Name>,
 }
+
+plumbline_core::objects_only!(Record);
 
 pub(super) fn read(record: &[u8], place: &Place<'_>) -> Result<Rollouts, Fault> {
     let record: Record = json::parse(record)?;

@@ -12,6 +12,7 @@ use crate::Logprob;
 
 /// A sequence. Fields that are not named here are left alone: dumps carry texts and rewards beside what is verified.
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 pub(super) struct Sequence {
     id: Option<Name>,
     group: Option<Name>,
@@ -31,13 +32,18 @@ pub(super) struct Sequence {
     trainer_logprobs: Option<Vec<Logprob>>,
 }
 
+plumbline_core::objects_only!(Sequence);
+
 /// Completion tokens that one version of the weights sampled.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(remote = "Self")]
 pub(super) struct Span {
     version: Name,
     start: usize,
     end: usize,
 }
+
+plumbline_core::objects_only!(Span);
 
 impl From<Span> for VersionSpan {
     fn from(span: Span) -> Self {

@@ -20,6 +20,7 @@ const SCHEMA_VERSION: u64 = 1;
 const MAX_TEMPERATURES: usize = 16;
 
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 struct Record {
     schema_version: Option<u64>,
     token_ids: Vec<u32>,
@@ -34,6 +35,8 @@ struct Record {
     run_id: Option<String>,
     env_name: Option<String>,
 }
+
+plumbline_core::objects_only!(Record);
 
 pub(super) fn read(record: &[u8], place: &Place<'_>) -> Result<Rollouts, Fault> {
     let record: Record = json::parse(record)?;

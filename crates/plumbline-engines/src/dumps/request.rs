@@ -10,6 +10,7 @@ use super::values::Name;
 use super::{Place, Rollouts, json};
 
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 struct Body {
     run: Option<String>,
     engine: Option<String>,
@@ -22,6 +23,8 @@ struct Body {
     #[serde(default)]
     exchanges: Vec<Exchanged>,
 }
+
+plumbline_core::objects_only!(Body);
 
 pub(super) fn read(record: &[u8], place: &Place<'_>) -> Result<Rollouts, Fault> {
     let body: Body = json::parse(record)?;

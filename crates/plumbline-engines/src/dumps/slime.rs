@@ -14,6 +14,7 @@ use super::{DumpRollout, Place, Rollouts, json};
 use crate::Logprob;
 
 #[derive(Debug, Deserialize)]
+#[serde(remote = "Self")]
 struct Sample {
     tokens: Vec<u32>,
     response_length: usize,
@@ -26,11 +27,15 @@ struct Sample {
     group_index: Option<Name>,
 }
 
+plumbline_core::objects_only!(Sample);
+
 pub(super) fn read(record: &[u8], place: &Place<'_>) -> Result<Rollouts, Fault> {
     #[derive(Deserialize)]
+    #[serde(remote = "Self")]
     struct Samples {
         samples: Vec<Sample>,
     }
+    plumbline_core::objects_only!(Samples);
     // Typed as what it is, so that errors name the field.
     let samples = match json::parse::<IsMany>(record)?.samples {
         Some(_) => json::parse::<Samples>(record)?.samples,
@@ -46,9 +51,12 @@ pub(super) fn read(record: &[u8], place: &Place<'_>) -> Result<Rollouts, Fault> 
 
 /// Whether a record holds many samples.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct IsMany {
     samples: Option<serde::de::IgnoredAny>,
 }
+
+plumbline_core::objects_only!(IsMany);
 
 impl Sample {
     /// `None` for a sample that has no part in the loss.

@@ -40,6 +40,11 @@ impl<'a> At<'a> {
         self.value.get(key).filter(|value| !value.is_null()).map(|value| self.child(key, value))
     }
 
+    /// The field, or what lacks it: for an error that is about either.
+    pub(super) fn field_or_here(&self, key: &str) -> Self {
+        self.field(key).unwrap_or_else(|| self.clone())
+    }
+
     /// A field of a field.
     pub(super) fn path(&self, keys: &[&str]) -> Option<Self> {
         keys.iter().try_fold(self.clone(), |at, key| at.field(key))

@@ -110,7 +110,7 @@ impl<'a> Body<'a> {
             && *index / per_prompt >= count
         {
             let detail = format!("choice {index} is one too many for {count} prompts with n {n}");
-            return Err(vec![last.missing("index", Code::Contradictory, detail)]);
+            return Err(vec![last.field_or_here("index").error(Code::Contradictory, detail)]);
         }
         Ok(Self { engine: reading.engine, route, request, response, parameters, choices, asked, per_prompt })
     }
@@ -323,7 +323,7 @@ fn choices_of<'a>(response: &At<'a>) -> Found<Vec<(usize, At<'a>)>> {
     }
     choices.sort_by_key(|(index, _)| *index);
     match choices.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(pair[1].1.missing("index", Code::Contradictory, "is that of another choice")),
+        Some(pair) => Err(pair[1].1.field_or_here("index").error(Code::Contradictory, "is that of another choice")),
         None => Ok(choices),
     }
 }

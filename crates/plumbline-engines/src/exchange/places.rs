@@ -34,6 +34,8 @@ pub struct Places {
     pub(super) logprobs: ArrayPlace,
     /// Where sampling parameters stand.
     pub(super) sampling: String,
+    /// Where the logprobs mode is stated, or else the sampling parameters that matter to the engine's own.
+    pub(super) mode: String,
     /// Where the word on the version of the weights stands.
     pub(super) versions: String,
 }
@@ -59,7 +61,7 @@ impl Places {
             "sampling" if self.sampling == "/sampling" => pointer.to_owned(),
             "sampling" => self.sampling.clone(),
             "weight_versions" | "policy_version" => self.versions.clone(),
-            // A field of the exchange itself: `logprobs_mode`.
+            "logprobs_mode" => self.mode.clone(),
             _ => format!("/{field}"),
         }
     }

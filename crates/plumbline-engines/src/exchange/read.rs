@@ -143,6 +143,10 @@ impl<'a> Reading<'a> {
                 completion: tokens.ids_place,
                 logprobs: tokens.logprobs_place,
                 sampling: sampled.pointer.clone(),
+                mode: match self.exchange.logprobs_mode {
+                    Some(_) => "/logprobs_mode".to_owned(),
+                    None => sampled.pointer.clone(),
+                },
                 versions: versions_at,
             },
         }

@@ -31,6 +31,8 @@ pub(super) enum OpenAiRoute {
 /// Keys of an error message in place of a completion. FastAPI says `detail`.
 const ERROR_KEYS: [&str; 2] = ["error", "detail"];
 
+const FAILED: &str = "the response is an error of the engine, not a completion";
+
 /// The shape of a response.
 ///
 /// # Errors
@@ -52,8 +54,11 @@ pub(super) fn shape_of(path: Option<&str>, request: &At<'_>, response: &At<'_>) 
         return Ok(Shape::LlamaCpp);
     }
     let is_error = body.field("object").is_some_and(|at| at.value == "error");
-    if let Some(key) = ERROR_KEYS.into_iter().find(|key| has(key)).or(is_error.then_some("message")) {
-        return Err(body.missing(key, Code::EngineFailed, "the response is an error of the engine, not a completion"));
+    let said = ERROR_KEYS.into_iter().chain(["message"]).find_map(|key| body.field(key).map(|at| (key, at)));
+    match said {
+        Some((key, at)) if key != "message" || is_error => return Err(at.error(Code::EngineFailed, FAILED)),
+        _ if is_error => return Err(body.error(Code::EngineFailed, FAILED)),
+        _ => {}
     }
     let detail = "has the shape of no engine's completion: choices (vLLM, SGLang, llama.cpp, TensorRT-LLM), meta_info (SGLang), \
                   completion_probabilities (llama.cpp) or generated_text (TGI) is missing";

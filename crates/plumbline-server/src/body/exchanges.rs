@@ -22,6 +22,7 @@ pub(super) fn read(
     for (index, exchange) in exchanges.into_iter().enumerate() {
         let place = ExchangePlace {
             index,
+            own_id: exchange.id.is_some(),
             shared_sampling: exchange.sampling.is_none() && shared.sampling.is_some(),
             shared_mode: exchange.logprobs_mode.is_none() && shared.mode.is_some(),
             shared_engine: exchange.engine.is_none(),

@@ -5,8 +5,6 @@ mod decode;
 mod errors;
 mod exchanges;
 mod findings;
-#[cfg(test)]
-mod fuzz;
 mod lines;
 mod native;
 mod origin;
@@ -16,7 +14,6 @@ mod values;
 mod wire;
 
 use serde::de::IgnoredAny;
-use serde_json::error::Category;
 
 pub(crate) use self::bodies::{Bodies, Room};
 pub(crate) use self::decode::ACCEPTED as ACCEPTED_ENCODINGS;
@@ -43,9 +40,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<VerificationRequest, Problem> {
         Ok(request) => return Ok(request),
         Err(error) => error,
     };
-    if error.classify() == Category::Data {
-        return Err(locate(body, &error));
-    }
+    // The first pass stops at the first thing that is wrong, which may stand before a place where the syntax breaks.
     let Some(quoted) = plumbline_engines::quote_non_finite(body) else {
         return Err(explain(body, &error, |_, column| column));
     };
@@ -135,12 +130,26 @@ mod tests {
             assert_eq!((problem.code.as_str(), problem.detail.as_ref()), ("malformed_json", detail), "{body}");
         }
         assert_eq!(problem(&format!("{GOOD} x")).1, "malformed_json");
+        // Whatever else is wrong before that.
+        assert_eq!(changed("\"r\"", "7,").1, "malformed_json");
+        assert_eq!(problem(r#"{"typo":1,"logprobs":[NaN"#).1, "malformed_json");
         assert_eq!(parse(b"\xff{}").unwrap_err().code.as_str(), "malformed_json");
         assert_eq!(problem(&"[".repeat(100_000)).0 / 100, 4);
     }
 
     #[test]
     fn wrong_fields_have_a_pointer() {
+        // Not even with the fields in their order.
+        let in_order =
+            r#"["r","vllm",null,null,null,null,[[null,[1],[2],[-1],null,null,null,null,null,null,null]],null,[]]"#;
+        assert_eq!(problem(in_order), (422, "invalid_type", String::new()));
+        assert_eq!(
+            changed(
+                "{\"prompt_token_ids\":[1],\"completion_token_ids\":[2,3],\"logprobs\":[-1,null]}",
+                "[null,[1],[2],[-1],null,null,null,null,null,null,null]"
+            ),
+            (422, "invalid_type", "/sequences/0".into())
+        );
         assert_eq!(problem("[]").0, 422);
         assert_eq!(changed("\"r\"", "7"), (422, "invalid_type", "/run".into()));
         assert_eq!(changed("\"run\":\"r\",", ""), (422, "missing_field", "/run".into()));
@@ -162,6 +171,8 @@ mod tests {
         assert_eq!(extra("\"logprobs_mode\":{\"raw\":null}"), (422, "invalid_type", "/logprobs_mode".into()));
         assert_eq!(changed("[-1,null]", "[-1e999,null]"), (422, "invalid_value", "/sequences/0/logprobs/0".into()));
         assert_eq!(changed("\"r\"", "\"\\ud800\""), (422, "invalid_value", "/run".into()));
+        assert_eq!(extra("\"sampling\":[0.5]"), (422, "invalid_type", "/sampling".into()));
+        assert_eq!(extra("\"sampling\":{\"order\":{\"tgi\":null}}"), (422, "invalid_type", "/sampling/order".into()));
         assert_eq!(extra("\"include\":[\"all\"]"), (422, "invalid_value", "/include/0".into()));
         assert_eq!(extra("\"logprobs_mode\":\"cooked\""), (422, "invalid_value", "/logprobs_mode".into()));
         assert_eq!(extra("\"sampling\":{\"temprature\":1}"), (422, "unknown_field", "/sampling/temprature".into()));

@@ -10,12 +10,16 @@ pub(crate) enum Origin {
     Sequence {
         /// Its index.
         index: usize,
+        /// It has an id.
+        own_id: bool,
         /// It has sampling parameters of its own.
         own_sampling: bool,
         /// It has a logprobs mode of its own.
         own_mode: bool,
         /// It has a policy version of its own.
         own_version: bool,
+        /// The request states a logprobs mode.
+        shared_mode: bool,
     },
     /// A completion of an exchange.
     Exchange {
@@ -36,6 +40,8 @@ pub(crate) enum Origin {
 pub(crate) struct ExchangePlace {
     /// Its index.
     pub(crate) index: usize,
+    /// It has an id.
+    pub(crate) own_id: bool,
     /// Sampling parameters are the request's.
     pub(crate) shared_sampling: bool,
     /// The logprobs mode is the request's.
@@ -72,15 +78,26 @@ impl Origin {
         }
     }
 
+    /// The place of the id, or of what has none and is named by its index.
+    pub(super) fn id(&self) -> String {
+        match self {
+            Self::Sequence { own_id: true, .. }
+            | Self::Exchange { exchange: ExchangePlace { own_id: true, .. }, .. } => self.pointer("/id"),
+            _ => self.pointer(""),
+        }
+    }
+
     /// The place of a violation, which may be a field that the rollout inherits.
     pub(super) fn locate(&self, code: ViolationCode, pointer: &str) -> String {
-        let Self::Sequence { own_sampling, own_mode, .. } = self else { return self.pointer(pointer) };
+        let Self::Sequence { own_sampling, own_mode, shared_mode, .. } = self else { return self.pointer(pointer) };
         match code {
             ViolationCode::InvalidSampling if !own_sampling => pointer.to_owned(),
             // Either of two fields is in the way: the one that is closest to the sequence.
             ViolationCode::IrreproducibleMode if *own_mode => self.pointer(pointer),
             ViolationCode::IrreproducibleMode if *own_sampling => self.pointer("/sampling"),
-            ViolationCode::IrreproducibleMode => pointer.to_owned(),
+            ViolationCode::IrreproducibleMode if *shared_mode => pointer.to_owned(),
+            // The mode is the engine's own.
+            ViolationCode::IrreproducibleMode => "/sampling".to_owned(),
             _ => self.pointer(pointer),
         }
     }

@@ -134,9 +134,11 @@ fn native(sequences: Vec<SequenceRequest>, shared: &Shared, findings: &mut Findi
     for (index, sequence) in sequences.into_iter().enumerate() {
         let origin = Origin::Sequence {
             index,
+            own_id: sequence.id.is_some(),
             own_sampling: sequence.sampling.is_some(),
             own_mode: sequence.logprobs_mode.is_some(),
             own_version: sequence.policy_version.is_some(),
+            shared_mode: shared.mode.is_some(),
         };
         findings.check_name(&origin.pointer("/id"), sequence.id.as_deref());
         findings.check_name(&origin.pointer("/policy_version"), sequence.policy_version.as_deref());
@@ -228,7 +230,7 @@ pub(super) fn check_unique(findings: &mut Findings, rollouts: &[Rollout], origin
     for (rollout, origin) in rollouts.iter().zip(origins) {
         if !seen.insert(rollout.id.as_str()) {
             let detail = format!("id {:?} is that of an earlier sequence", rollout.id);
-            findings.report(Code::DuplicateSequenceId, origin.pointer("/id"), detail);
+            findings.report(Code::DuplicateSequenceId, origin.id(), detail);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use plumbline_core::{LogprobsMode, TokenId};
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, SeqAccess, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 
 /// How the deserialiser says that an integer can be no token id, whatever the model; see `super::errors`.
 pub(super) const IMPOSSIBLE_TOKEN_ID: &str = "no vocabulary has a token id ";
@@ -62,14 +62,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
         }
         deserializer.deserialize_seq(BoundedVisitor(PhantomData))
     }
-}
-
-/// Reads one of a set of names, or null. serde_json alone calls anything but a string in their place a syntax error,
-/// and takes an object.
-pub(super) fn optional_name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    Option::<String>::deserialize(deserializer)?.map(|name| T::deserialize(name.into_deserializer())).transpose()
 }
 
 /// Reads a logprobs mode, or null, also by vLLM's names.

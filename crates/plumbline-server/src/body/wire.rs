@@ -1,18 +1,18 @@
 //! The native request body as it stands on the wire. Unknown fields are refused everywhere: a misspelt one would
 //! otherwise change what is measured without a word.
 
-use plumbline_core::{LogprobsMode, Sampling, TokenId};
+use plumbline_core::{LogprobsMode, Sampling, TokenId, optional_name};
 use plumbline_engines::Logprob;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::values::{Bounded, Id, Kept, array, optional_array, optional_mode, optional_name};
+use super::values::{Bounded, Id, Kept, array, optional_array, optional_mode};
 
 /// Rollouts to score and compare: `sequences`, or an engine's bodies as `exchanges`.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(crate) struct VerificationRequest {
     /// Name of the training run, 1 to 200 characters; a metric label.
     #[schema(min_length = 1, max_length = 200, example = "grpo-math")]
@@ -49,7 +49,7 @@ pub(crate) struct VerificationRequest {
 
 /// One sampled sequence. `sampling`, `policy_version` and `logprobs_mode` replace the request's, each as a whole.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(crate) struct SequenceRequest {
     /// The sender's name for it, unique in the request; missing = its index.
     #[schema(min_length = 1, max_length = 200)]
@@ -94,7 +94,7 @@ pub(crate) struct SequenceRequest {
 /// Completion tokens that one version of the weights sampled.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[schema(as = VersionSpan)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(crate) struct VersionSpanRequest {
     /// The version.
     #[schema(min_length = 1, max_length = 200)]
@@ -110,7 +110,7 @@ pub(crate) struct VersionSpanRequest {
 /// (`missing_token_ids`, `missing_logprobs`). `docs/exchanges.md` lists engines, routes and flags.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = Exchange)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(crate) struct ExchangeRequest {
     /// Its name, unique in the request; missing = its index. Its rollouts are named `{id}-{choice}`, choices from 0.
     #[schema(min_length = 1, max_length = 200)]
@@ -141,6 +141,8 @@ pub(crate) struct ExchangeRequest {
     /// The body received: JSON, or a string of server-sent events.
     pub(crate) response: Value,
 }
+
+plumbline_core::objects_only!(VerificationRequest, SequenceRequest, VersionSpanRequest, ExchangeRequest);
 
 /// Optional parts of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]

@@ -23,6 +23,7 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Which checkpoint to load. Fields that SGLang knows and that are not listed here are accepted and mean nothing: there is no
 /// cache to flush, and running requests are neither paused nor aborted.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 pub(super) struct UpdateRequest {
     /// Folder with `config.json` and safetensors, or with a PEFT adapter for the model that was started with, inside a
     /// `weights_root`. A relative path is looked for in each root.
@@ -34,6 +35,8 @@ pub(super) struct UpdateRequest {
     /// Only safetensors are loaded: `auto`, `safetensors` or missing.
     load_format: Option<String>,
 }
+
+plumbline_core::objects_only!(UpdateRequest);
 
 /// A string, or a number that stands for one.
 #[derive(Debug, Deserialize)]
@@ -173,6 +176,7 @@ mod tests {
         let error = |body: &str| parse(body.as_bytes()).unwrap_err();
         assert!(error("{").contains("not usable"));
         assert!(error("{}").contains("model_path"));
+        assert!(error(r#"["/c","7"]"#).contains("an object"));
         assert!(error(r#"{"model_path":""}"#).contains("model_path"));
         assert!(error(r#"{"model_path":"/"}"#).contains("weight_version is missing"));
         assert!(error(r#"{"model_path":"/c","weight_version":""}"#).contains("weight_version"));

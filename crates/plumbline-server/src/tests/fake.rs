@@ -24,6 +24,8 @@ pub(super) struct FakeModel {
     simulates: bool,
     /// Whether it gives its logits.
     gives_logits: bool,
+    /// Whether no token fails it.
+    sound: bool,
 }
 
 /// One call of a model, with the rows of its forward.
@@ -70,7 +72,7 @@ impl Default for FakeModel {
             eos_token_ids: vec![EOS],
             limits: ModelLimits { vocab_size: 100, max_positions: 4096 },
         };
-        Self { info, gate: None, calls: Calls::default(), simulates: false, gives_logits: false }
+        Self { info, gate: None, calls: Calls::default(), simulates: false, gives_logits: false, sound: false }
     }
 }
 
@@ -94,6 +96,15 @@ impl FakeModel {
     /// The same model, but all next tokens are equally likely in its logits.
     pub(super) fn that_gives_logits(self) -> Self {
         Self { gives_logits: true, ..self }
+    }
+
+    /// The same model, but no token fails it.
+    pub(super) fn that_never_fails(self) -> Self {
+        Self { sound: true, ..self }
+    }
+
+    fn fails(&self, batch: &PackedBatch) -> bool {
+        !self.sound && batch.targets().iter().any(|target| target.token == POISON)
     }
 
     /// What it is asked for from now on.
@@ -122,7 +133,7 @@ impl ReferenceModel for FakeModel {
             let _ = gate.recv();
         }
         self.calls.add(Call::Score(batch.tokens()));
-        if batch.targets().iter().any(|target| target.token == POISON) {
+        if self.fails(batch) {
             return Err(ModelError::Device("secret device details".into()));
         }
         Ok(Self::answer(batch, 1.0))
@@ -137,7 +148,7 @@ impl ReferenceModel for FakeModel {
             return Err(ModelError::Unsupported(format!("{variant:?}")));
         }
         self.calls.add(Call::Variant(batch.tokens()));
-        if batch.targets().iter().any(|target| target.token == POISON) {
+        if self.fails(batch) {
             return Err(ModelError::Device("secret device details".into()));
         }
         Ok(Self::answer(batch, 1.01))

@@ -4,6 +4,7 @@ mod access;
 mod diagnosis;
 mod fake;
 mod floor;
+mod fuzz;
 mod ledger;
 mod limits;
 mod lines;

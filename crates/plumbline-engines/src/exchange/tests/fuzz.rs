@@ -3,6 +3,7 @@
 use plumbline_core::ModelLimits;
 use proptest::prelude::*;
 
+use super::super::ExchangeErrorCode;
 use super::bodies::all;
 use super::mapping::document;
 use super::*;
@@ -38,19 +39,32 @@ fn replacement() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// The offending field exists, or its parent does and the field is what is missing.
-fn points_into(pointer: &str, document: &Value) -> bool {
+/// The offending field exists, or it is what is missing and its parent exists.
+fn points_into(pointer: &str, of_the_missing: bool, document: &Value) -> bool {
     let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-    document.pointer(parent).is_some()
+    document.pointer(pointer).is_some() || (of_the_missing && document.pointer(parent).is_some())
+}
+
+fn is_of_the_missing(code: ExchangeErrorCode) -> bool {
+    use ExchangeErrorCode::{MissingField, MissingLogprobs, MissingTokenIds};
+    matches!(code, MissingField | MissingLogprobs | MissingTokenIds)
 }
 
 fn check(exchange: &Exchange) -> Result<(), TestCaseError> {
-    let document = document(exchange);
+    let mut document = document(exchange);
+    if exchange.logprobs_mode.is_some() {
+        document["logprobs_mode"] = "processed".into();
+    }
     match read_exchange(exchange) {
         Err(errors) => {
             prop_assert!(!errors.is_empty());
             for error in errors {
-                prop_assert!(points_into(&error.pointer, &document), "{:?}\n{}", error, document);
+                prop_assert!(
+                    points_into(&error.pointer, is_of_the_missing(error.code), &document),
+                    "{:?}\n{}",
+                    error,
+                    document
+                );
             }
         }
         Ok(read) => {
@@ -58,7 +72,7 @@ fn check(exchange: &Exchange) -> Result<(), TestCaseError> {
             for own in read.rollouts {
                 for violation in own.rollout.violations(&ModelLimits { vocab_size: 20, max_positions: 3 }) {
                     let place = own.places.locate(&violation.pointer);
-                    prop_assert!(points_into(&place, &document), "{:?} at {}\n{}", violation, place, document);
+                    prop_assert!(points_into(&place, false, &document), "{:?} at {}\n{}", violation, place, document);
                 }
             }
         }

@@ -95,7 +95,7 @@ fn sequences_are_bounded_and_unique() {
     assert_eq!(errors(&with("/sequences", json!([]))), one("empty_sequences", "/sequences"));
     let four = json!([sequence(), sequence(), sequence(), sequence()]);
     assert_eq!(errors(&with("/sequences", four)), one("too_many_sequences", "/sequences"));
-    assert_eq!(errors(&with("/sequences/0/id", json!("1"))), one("duplicate_sequence_id", "/sequences/1/id"));
+    assert_eq!(errors(&with("/sequences/0/id", json!("1"))), one("duplicate_sequence_id", "/sequences/1"));
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_request_has_sequences_or_exchanges() {
     assert_eq!(errors(&of_exchanges("vllm", &[many])), one("too_many_sequences", "/exchanges"));
     let mut twice = [exchange(), exchange()];
     twice[0]["id"] = json!("1");
-    assert_eq!(errors(&of_exchanges("vllm", &twice)), one("duplicate_sequence_id", "/exchanges/1/id"));
+    assert_eq!(errors(&of_exchanges("vllm", &twice)), one("duplicate_sequence_id", "/exchanges/1"));
 }
 
 #[test]
