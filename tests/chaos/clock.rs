@@ -32,7 +32,10 @@ async fn a_jumping_clock_breaks_nothing() {
     let jump = |offset: &str| std::fs::write(&file, offset).unwrap();
     jump("+0");
     let client = client();
-    let command = Command::on(folder.path(), &["--window-seconds", "60"])
+    let command = Command::on(folder.path())
+        .env("PLUMBLINE_WINDOW_SECONDS", 60)
+        // A clock that is years ahead makes everything old.
+        .env("PLUMBLINE_STORE_MAX_DAYS", 0)
         .env("LD_PRELOAD", libfaketime().display())
         .env("FAKETIME_TIMESTAMP_FILE", file.display())
         .env("FAKETIME_NO_CACHE", 1)

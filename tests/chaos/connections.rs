@@ -112,8 +112,10 @@ async fn normal(client: &Client, url: &str, count: usize, rng: &mut Rng) -> Vec<
 /// So many bad connections, while others go on.
 async fn beside(bad: usize, requests: usize) {
     let client = client();
-    let command =
-        Command::new(&["--header-timeout-seconds", "5", "--body-timeout-seconds", "10", "--write-stall-seconds", "10"]);
+    let command = Command::default()
+        .env("PLUMBLINE_HEADER_TIMEOUT_SECONDS", 5)
+        .env("PLUMBLINE_BODY_TIMEOUT_SECONDS", 10)
+        .env("PLUMBLINE_WRITE_STALL_SECONDS", 10);
     let (mut process, url) = command.ready(&client).await;
     let mut rng = Rng::new(3);
     let mut alone = normal(&client, &url, 30, &mut rng).await;

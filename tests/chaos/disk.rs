@@ -132,7 +132,7 @@ async fn a_file_that_may_not_grow_loses_nothing() {
     let folder = Folder::new("disk");
     let limit = FILE_LIMIT / 512;
     let script = format!("trap '' XFSZ; ulimit -S -f {limit}; exec \"$0\" \"$@\"");
-    let command = Command::on(folder.path(), &[]).shell(&script);
+    let command = Command::on(folder.path()).shell(&script);
     let fill = async |probe: &mut Probe<'_>, _: &Process| {
         for _ in 0..2000 {
             if probe.errors().await > 0.0 {
@@ -169,6 +169,6 @@ async fn a_full_disk_loses_nothing() {
         }
         panic!("the disk was never full");
     };
-    full(folder.path(), &Command::on(folder.path(), &[]), fill, |_| std::fs::remove_file(&filler).unwrap()).await;
+    full(folder.path(), &Command::on(folder.path()), fill, |_| std::fs::remove_file(&filler).unwrap()).await;
     assert!(Program::new("umount").arg(folder.path()).status().unwrap().success());
 }

@@ -45,8 +45,7 @@ fn is_unsent(error: &reqwest::Error) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_server_owes_nothing() {
     let folder = Folder::new("drain");
-    let drain = DRAIN_SECONDS.to_string();
-    let command = Command::on(folder.path(), &["--drain-seconds", &drain]);
+    let command = Command::on(folder.path()).env("PLUMBLINE_DRAIN_SECONDS", DRAIN_SECONDS);
     let client = client();
     let (mut process, url) = command.ready(&client).await;
     let items = Arc::new(items(600, 3, 11));
@@ -113,7 +112,9 @@ async fn a_drained_server_owes_nothing() {
 async fn a_draining_server_says_so() {
     let client = client();
     // Each row takes 2 ms: the queue is not empty for a while.
-    let command = Command::new(&["--drain-seconds", "60"]).env("PLUMBLINE_FAULT_MICROSECONDS_PER_TOKEN", 2000);
+    let command = Command::default()
+        .env("PLUMBLINE_DRAIN_SECONDS", DRAIN_SECONDS)
+        .env("PLUMBLINE_FAULT_MICROSECONDS_PER_TOKEN", 2000);
     let (mut process, url) = command.ready(&client).await;
     let items = Arc::new(
         items(60, 1, 12).into_iter().map(|item| Item { kind: crate::work::Kind::Sync, ..item }).collect::<Vec<_>>(),

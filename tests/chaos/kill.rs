@@ -33,7 +33,7 @@ async fn what_was_acknowledged_outlives_50_kills() {
 async fn survive(sequences: usize, kills: usize, seed: u64) {
     let started = Instant::now();
     let folder = Folder::new("kill");
-    let command = Command::on(folder.path(), &[]);
+    let command = Command::on(folder.path());
     let client = client();
     let items = Arc::new(items(sequences, RUNS, seed));
     let tally = Arc::new(Tally::default());

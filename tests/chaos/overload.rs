@@ -138,7 +138,8 @@ struct Measured {
 /// Offers `factor` times what the server can do, for this long.
 async fn overload(time: Duration, factor: f64) -> Measured {
     let client = client();
-    let command = Command::new(&["--max-queue-tokens", "16384"])
+    let command = Command::default()
+        .env("PLUMBLINE_MAX_QUEUE_TOKENS", 16_384)
         .env("PLUMBLINE_FAULT_MICROSECONDS_PER_TOKEN", MICROSECONDS_PER_TOKEN);
     let (process, url) = command.ready(&client).await;
     let bodies = Arc::new(Bodies::new(8));

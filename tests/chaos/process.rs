@@ -54,21 +54,18 @@ pub(crate) fn binary() -> std::process::Command {
 /// How to start a server.
 #[derive(Clone, Default)]
 pub(crate) struct Command {
-    arguments: Vec<String>,
     environment: Vec<(String, String)>,
     /// A script for `sh` that ends in `exec "$0" "$@"`.
     shell: Option<String>,
 }
 
 impl Command {
-    pub(crate) fn new(arguments: &[&str]) -> Self {
-        Self { arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), ..Self::default() }
+    /// On the data in a folder.
+    pub(crate) fn on(folder: &Path) -> Self {
+        Self::default().env("PLUMBLINE_DATA_DIR", folder.display())
     }
 
-    pub(crate) fn on(folder: &Path, arguments: &[&str]) -> Self {
-        Self::new(&[&["--data-dir", folder.to_str().unwrap()], arguments].concat())
-    }
-
+    /// With a key of the configuration.
     pub(crate) fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.push((name.to_owned(), value.to_string()));
         self
@@ -99,7 +96,6 @@ impl Command {
         let mut child = self
             .program()
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
-            .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

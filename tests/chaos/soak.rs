@@ -25,7 +25,8 @@ async fn soak() {
     let started = Instant::now();
     let folder = Folder::new("soak");
     // So small that it has to forget all the time, but not so small that a round does not fit.
-    let command = Command::on(folder.path(), &["--store-max-bytes", "50000000", "--window-seconds", "60"]);
+    let command =
+        Command::on(folder.path()).env("PLUMBLINE_STORE_MAX_BYTES", 50_000_000).env("PLUMBLINE_WINDOW_SECONDS", 60);
     let client = client();
     let (mut process, url) = command.ready(&client).await;
     let address = Address::new(&url);

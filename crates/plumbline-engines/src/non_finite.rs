@@ -67,7 +67,9 @@ fn word_at(body: &[u8], index: usize) -> Option<&'static [u8]> {
     let closes = |byte: &u8| matches!(byte, b']' | b',' | b'}') || byte.is_ascii_whitespace();
     let before = index.checked_sub(1).is_none_or(|before| opens(&body[before]));
     let after = body.get(index + word.len()).is_none_or(closes);
-    (before && after).then_some(word)
+    // A name of a field is none, with white space behind it neither.
+    let is_name = body[index + word.len()..].trim_ascii_start().first() == Some(&b':');
+    (before && after && !is_name).then_some(word)
 }
 
 #[cfg(test)]
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_value_stays_malformed() {
-        for body in ["[NaNs]", "[xNaN]", "[-NaN]", "[Infinit]", "[--Infinity]", "{NaN:1}"] {
+        for body in ["[NaNs]", "[xNaN]", "[-NaN]", "[Infinit]", "[--Infinity]", "{NaN:1}", "{NaN \n:1}"] {
             assert_eq!(quote(body), None, "{body}");
         }
     }

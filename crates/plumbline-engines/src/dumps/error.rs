@@ -44,11 +44,17 @@ impl Fault {
     #[must_use]
     pub fn pointer(&self) -> String {
         let mut pointer = String::new();
-        for part in self.field.iter().flat_map(|field| field.split(['.', '['])).filter(|part| !part.is_empty()) {
+        // What is wrong with an exchange has a pointer already, within whatever element of the record.
+        let (path, within) = match &self.field {
+            Some(field) => field.find('/').map_or((field.as_str(), ""), |at| field.split_at(at)),
+            None => ("", ""),
+        };
+        for part in path.split(['.', '[']).filter(|part| !part.is_empty()) {
             let part = part.strip_suffix(']').unwrap_or(part);
             pointer.push('/');
-            pointer.push_str(&part.replace('~', "~0").replace('/', "~1"));
+            pointer.push_str(&part.replace('~', "~0"));
         }
+        pointer.push_str(within);
         pointer
     }
 
@@ -84,6 +90,9 @@ mod tests {
         assert_eq!(fault.field.as_deref(), Some("sequences[1].logprobs"));
         let of = |field: Option<&str>| Fault { field: field.map(str::to_owned), reason: String::new() }.pointer();
         assert_eq!(of(Some("sequences[1].logprobs[2]")), "/sequences/1/logprobs/2");
-        assert_eq!((of(Some("a/b~c")), of(None)), ("/a~1b~0c".to_owned(), String::new()));
+        assert_eq!((of(Some("a~c")), of(None)), ("/a~0c".to_owned(), String::new()));
+        assert_eq!(of(Some("/response/choices/0/a.b~1[c")), "/response/choices/0/a.b~1[c");
+        let within = Fault::of("/response/choices/0", "no").within("exchanges[1]");
+        assert_eq!(within.pointer(), "/exchanges/1/response/choices/0");
     }
 }

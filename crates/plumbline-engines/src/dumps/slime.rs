@@ -37,14 +37,12 @@ pub(super) fn read(record: &[u8], place: &Place<'_>) -> Result<Rollouts, Fault> 
     }
     plumbline_core::objects_only!(Samples);
     // Typed as what it is, so that errors name the field.
-    let samples = match json::parse::<IsMany>(record)?.samples {
-        Some(_) => json::parse::<Samples>(record)?.samples,
-        None => vec![json::parse(record)?],
-    };
+    let is_many = json::parse::<IsMany>(record)?.samples.is_some();
+    let samples = if is_many { json::parse::<Samples>(record)?.samples } else { vec![json::parse(record)?] };
     let of = samples.len();
     let resolve = |(number, sample): (usize, Sample)| {
         let rollout = sample.resolve(place, place.id(number, of));
-        rollout.map_err(|fault| if of == 1 { fault } else { fault.within(&format!("samples[{number}]")) })
+        rollout.map_err(|fault| if is_many { fault.within(&format!("samples[{number}]")) } else { fault })
     };
     Ok(samples.into_iter().enumerate().map(resolve).filter_map(Result::transpose).collect())
 }

@@ -14,7 +14,6 @@ mod edits;
 #[path = "../../../../tests/fuzz/good.rs"]
 #[allow(dead_code, reason = "bodies of requests are of no use here")]
 mod good;
-mod records;
 
 use std::fs;
 use std::io::Write;
@@ -25,7 +24,6 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
 use self::edits::{Body, bodies, texts};
-use self::records::{of_all_formats, record};
 
 fn cases() -> u32 {
     std::env::var("PLUMBLINE_FUZZ_CASES").map_or(2000, |cases| cases.parse().unwrap())
@@ -90,8 +88,8 @@ fn run(name: &str, strategy: &impl Strategy<Value = Body>, check: impl Fn(&File,
 #[test]
 fn the_records_that_are_changed_are_good() {
     let file = File::new("good");
-    for format in DumpFormat::ALL {
-        fs::write(&file.0, record(format).to_string()).unwrap();
+    for (format, record) in DumpFormat::ALL.into_iter().zip(good::records()) {
+        fs::write(&file.0, record.to_string()).unwrap();
         let mut dump = open_dump(&file.0, &DumpOptions::default()).unwrap();
         let rollouts: Vec<_> = dump.by_ref().collect();
         assert_eq!(dump.format(), Some(format));
@@ -102,7 +100,7 @@ fn the_records_that_are_changed_are_good() {
 #[test]
 fn records_of_every_format() {
     let options = DumpOptions::default();
-    run("records", &bodies(of_all_formats()), |file, bytes| check(file, bytes, &options));
+    run("records", &bodies(good::records()), |file, bytes| check(file, bytes, &options));
 }
 
 /// A format that was named is read as such, whatever is in the file.
@@ -110,7 +108,7 @@ fn records_of_every_format() {
 fn records_of_other_formats_than_said() {
     for format in DumpFormat::ALL {
         let options = DumpOptions { format: Some(format), ..DumpOptions::default() };
-        run(format.as_str(), &bodies(of_all_formats()), |file, bytes| check(file, bytes, &options));
+        run(format.as_str(), &bodies(good::records()), |file, bytes| check(file, bytes, &options));
     }
 }
 
@@ -123,7 +121,7 @@ fn exchanges_of_every_engine() {
 /// Lines, arrays and indented objects, broken anywhere, with a limit that some records are above.
 #[test]
 fn framings() {
-    let records = of_all_formats();
+    let records = good::records();
     let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
     let indented: String = records.iter().map(|record| format!("{record:#}\n")).collect();
     let array = serde_json::to_string_pretty(&records).unwrap();
@@ -134,7 +132,7 @@ fn framings() {
 
 #[test]
 fn compressed_files() {
-    let lines: String = of_all_formats().iter().map(|record| format!("{record}\n")).collect();
+    let lines: String = good::records().iter().map(|record| format!("{record}\n")).collect();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(lines.as_bytes()).unwrap();
     let all = vec![gzip.finish().unwrap(), zstd::encode_all(lines.as_bytes(), 1).unwrap()];

@@ -81,8 +81,8 @@ impl Origin {
     /// The place of the id, or of what has none and is named by its index.
     pub(super) fn id(&self) -> String {
         match self {
-            Self::Sequence { own_id: true, .. }
-            | Self::Exchange { exchange: ExchangePlace { own_id: true, .. }, .. } => self.pointer("/id"),
+            Self::Sequence { own_id: true, .. } | Self::Record { native: true } => self.pointer("/id"),
+            Self::Exchange { exchange, .. } => exchange.pointer(if exchange.own_id { "/id" } else { "" }),
             _ => self.pointer(""),
         }
     }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 
+use super::name::Name;
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
 
@@ -37,7 +38,7 @@ pub(super) async fn swagger_ui() -> Redirect {
 pub(super) fn swagger_ui_files() -> Router<Arc<AppState>> {
     Router::new()
         .route("/docs/", get(|| async { swagger_ui_file("") }))
-        .route("/docs/{*file}", get(|Path(file): Path<String>| async move { swagger_ui_file(&file) }))
+        .route("/docs/{*file}", get(|Name(file): Name| async move { swagger_ui_file(&file) }))
 }
 
 fn swagger_ui_file(file: &str) -> Result<Response, Problem> {

@@ -1,6 +1,7 @@
 //! The HTTP surface. Every route is registered together with its description, so the OpenAPI document cannot miss one.
 
 mod docs;
+mod name;
 mod noise_floor;
 mod operation;
 mod reference;

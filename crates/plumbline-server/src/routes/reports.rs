@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
+use super::name::Name;
 use crate::problem::{Problem, ProblemDocument};
 use crate::reports::Form;
 use crate::state::AppState;
@@ -33,7 +34,7 @@ macro_rules! report {
         )]
         pub(super) async fn $name(
             State(state): State<Arc<AppState>>,
-            Path(run): Path<String>,
+            Name(run): Name,
         ) -> Result<Response, Problem> {
             answer(&state, &run, Form::$form, $content_type).await
         }

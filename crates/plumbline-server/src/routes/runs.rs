@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use plumbline_divergence::{GroupView, VerdictLevels};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::name::Name;
 use crate::ledger;
 use crate::metrics::DivergenceMetrics;
 use crate::problem::{Code, Problem, ProblemDocument};
@@ -150,10 +151,7 @@ pub(crate) fn not_found(run: &str) -> Problem {
         (status = 503, description = "Loading, shutting down or failed", body = ProblemDocument, content_type = "application/problem+json")
     )
 )]
-pub(super) async fn show(
-    State(state): State<Arc<AppState>>,
-    Path(run): Path<String>,
-) -> Result<Json<RunResponse>, Problem> {
+pub(super) async fn show(State(state): State<Arc<AppState>>, Name(run): Name) -> Result<Json<RunResponse>, Problem> {
     let resident = state.resident()?;
     let (divergence, text) = (&resident.divergence, resident.text.as_deref());
     let levels = state.config.verdict_levels();

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use plumbline_core::{SkipReason, TokenId};
 use plumbline_divergence::{Metrics, TokenComparison};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::name::Name;
 use crate::evidence_view;
 use crate::ledger;
 use crate::openapi::MetricsDocument;
@@ -169,7 +170,7 @@ pub(super) struct TokenResponse {
 )]
 pub(super) async fn list(
     State(state): State<Arc<AppState>>,
-    Path(run): Path<String>,
+    Name(run): Name,
     query: Result<Query<SequencesQuery>, QueryRejection>,
 ) -> Result<Json<SequencesResponse>, Problem> {
     let resident = state.resident()?;
@@ -209,7 +210,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(state): State<Arc<AppState>>,
-    Path(id): Path<String>,
+    Name(id): Name,
 ) -> Result<Json<SequenceResponse>, Problem> {
     let resident = state.resident()?;
     let sequence = ledger::get(&state, &id).await?.ok_or_else(|| {

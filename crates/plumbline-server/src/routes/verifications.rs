@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State, rejection::QueryRejection};
+use axum::extract::{Query, State, rejection::QueryRejection};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use plumbline_scheduler::Class;
@@ -12,6 +12,7 @@ use plumbline_store::{JobState, Packed, VerificationRow};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::name::Name;
 use crate::body::LineDefaults;
 use crate::body::{MediaType, Received, VerificationRequest, check_headers, parse, receive, resolve};
 use crate::intake::{LinesResponse, PREFERENCE_APPLIED, RESPOND_ASYNC, Reply, Request, Wishes, accept, answer, lines};
@@ -205,7 +206,7 @@ fn retry_after() -> HeaderValue {
         (status = 503, description = "The store is in trouble", body = ProblemDocument, content_type = "application/problem+json")
     )
 )]
-pub(super) async fn show(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn show(State(state): State<Arc<AppState>>, Name(id): Name) -> Result<Response, Problem> {
     let not_found = || {
         Problem::new(Code::VerificationNotFound, format!("there is no verification {id:?}, or it is no longer kept"))
     };

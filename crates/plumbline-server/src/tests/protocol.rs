@@ -31,6 +31,16 @@ async fn what_is_not_there_is_a_problem_too() {
     let service = Service::default().await;
     assert_eq!(service.get("/nothing").await.problem(), (404, "not_found".into()));
     assert_eq!(service.get("/docs/nothing.js").await.problem(), (404, "not_found".into()));
+    for path in [
+        "/v1/runs/%ff",
+        "/v1/runs/%ff/sequences",
+        "/v1/runs/%ff/report.json",
+        "/v1/sequences/%ff",
+        "/v1/verifications/%ff",
+        "/docs/%ff",
+    ] {
+        assert_eq!(service.get(path).await.problem(), (404, "not_found".into()), "{path}");
+    }
     let reply = service.get("/v1/verifications").await;
     assert_eq!(reply.problem(), (405, "method_not_allowed".into()));
     assert_eq!(reply.headers["allow"], "POST");

@@ -249,7 +249,10 @@ async fn what_waits_is_bounded_in_tokens_and_by_the_clients_time() {
         tokio::pin!(waiting);
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
         assert_eq!(service.metric("plumbline_version_wait_tokens").await, Some(4.0));
-        assert_eq!(service.post(&body).await.problem(), (429, "queue_full".into()), "4 more are too many");
+        // The same content would wait for the first one's answer.
+        let mut other = asking_for("3");
+        other["sequences"][0]["id"] = json!("b");
+        assert_eq!(service.post(&other).await.problem(), (429, "queue_full".into()), "4 more are too many");
     }
     assert_eq!(service.metric("plumbline_version_wait_tokens").await, Some(0.0), "its client left");
     let mut request = super::post(body.to_string());

@@ -16,6 +16,8 @@ pub(super) enum Format {
     Exchanges,
     /// Engines' bodies with a response of server-sent events.
     Streams,
+    /// Newline-delimited JSON, a record of any form a line.
+    Lines,
     /// SGLang's body of an update.
     Weights,
     /// A native body under odd headers.
@@ -30,11 +32,13 @@ pub(super) struct Sent {
 }
 
 impl Format {
-    pub(super) const ALL: [Self; 5] = [Self::Native, Self::Exchanges, Self::Streams, Self::Weights, Self::Headers];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Native, Self::Exchanges, Self::Streams, Self::Lines, Self::Weights, Self::Headers];
 
     pub(super) fn route(self) -> &'static str {
         match self {
             Self::Weights => "/update_weights_from_disk",
+            Self::Lines => "/v1/verifications?run=r&engine=vllm",
             _ => "/v1/verifications",
         }
     }
@@ -52,6 +56,7 @@ impl Format {
             Self::Native => vec![good::native(), good::plain()],
             Self::Exchanges => [good::exchange_bodies(), good::stated_exchange_bodies()].concat(),
             Self::Streams => good::streams().into_iter().map(|text| streamed(&text)).collect(),
+            Self::Lines => good::records().into_iter().chain(good::exchange_bodies()).collect(),
             Self::Weights => vec![json!({"model_path": "step_42", "weight_version": "42", "load_format": "auto",
                 "flush_cache": true})],
             Self::Headers => vec![good::native()],
@@ -63,7 +68,7 @@ impl Format {
         let good = if self == Self::Exchanges { good::exchange_bodies() } else { self.good() };
         good.into_iter()
             .filter(|body| is_accepted(body))
-            .map(|body| typed(Body(body.to_string().into_bytes())))
+            .map(|body| self.typed(Body(body.to_string().into_bytes())))
             .collect()
     }
 
@@ -76,11 +81,28 @@ impl Format {
             Self::Streams => {
                 let streams = good::streams().into_iter().map(String::into_bytes).collect();
                 texts(streams)
-                    .prop_map(|text| typed(Body(streamed(&String::from_utf8_lossy(&text.0)).to_string().into_bytes())))
+                    .prop_map(move |text| {
+                        self.typed(Body(streamed(&String::from_utf8_lossy(&text.0)).to_string().into_bytes()))
+                    })
                     .boxed()
             }
-            _ => bodies(self.good()).prop_map(typed).boxed(),
+            Self::Lines => prop::collection::vec(bodies(self.good()), 0..4)
+                .prop_map(move |bad| {
+                    let mut lines = good_line();
+                    for line in bad {
+                        lines.push(b'\n');
+                        lines.extend(line.0);
+                    }
+                    self.typed(Body(lines))
+                })
+                .boxed(),
+            _ => bodies(self.good()).prop_map(move |body| self.typed(body)).boxed(),
         }
+    }
+
+    fn typed(self, body: Body) -> Sent {
+        let media_type = if self == Self::Lines { "application/x-ndjson" } else { "application/json" };
+        Sent { headers: vec![("content-type", media_type.to_owned())], body }
     }
 }
 
@@ -93,8 +115,11 @@ fn streamed(text: &str) -> Value {
     json!({"run": "r", "engine": "mine", "exchanges": [good::streamed(text)]})
 }
 
-fn typed(body: Body) -> Sent {
-    Sent { headers: vec![("content-type", "application/json".to_owned())], body }
+/// The first line of every body of lines: whatever follows, it is scored.
+fn good_line() -> Vec<u8> {
+    json!({"engine": "vllm", "id": "good", "prompt_token_ids": [1], "completion_token_ids": [7], "logprobs": [-1.0]})
+        .to_string()
+        .into_bytes()
 }
 
 /// Headers that the route reads, with values that it may not expect.

@@ -81,6 +81,7 @@ fn the_bodies_that_are_changed_are_good() {
             }
             let reply = target.runtime.block_on(target.service.call(request.body(Body::from(sent.body.0)).unwrap()));
             assert_eq!(reply.status.as_u16(), format.status_of_good(), "{format:?}: {}", reply.body);
+            assert!(!reply.body.contains("\"problem\""), "a line was refused: {}", reply.body);
         }
     }
 }
@@ -111,6 +112,11 @@ fn exchanges() {
 #[test]
 fn streams_in_exchanges() {
     Target::new().fuzz(Format::Streams, cases());
+}
+
+#[test]
+fn lines() {
+    Target::new().fuzz(Format::Lines, cases());
 }
 
 #[test]
