@@ -49,8 +49,9 @@ def groups(generator, prompts, prompt, members, completion):
 
 
 def workload(case, generator):
-    if case == "8x512":
-        return all_scored(generator, [512] * 8)
+    count, x, length = case.partition("x")
+    if x and count.isdigit() and length.isdigit():
+        return all_scored(generator, [int(length)] * int(count))
     if case == "mix":
         return all_scored(generator, [32, 1024, 48, 768, 64, 512, 96, 640, 128, 384, 160, 256, 192, 320, 224, 448])
     if case == "groups":

@@ -23,7 +23,10 @@ pub(crate) fn open(device: ComputeDevice) -> Result<Device, String> {
         ComputeDevice::Auto if cfg!(feature = "metal") => Device::new_metal(0),
         ComputeDevice::Auto => Ok(Device::Cpu),
     };
-    opened.map_err(|error| crate::error::message(&error))
+    let opened = opened.map_err(|error| crate::error::message(&error))?;
+    #[cfg(feature = "cuda")]
+    crate::cuda::keep_freed_memory(&opened).map_err(|error| error.to_string())?;
+    Ok(opened)
 }
 
 #[cfg(all(test, not(any(feature = "cuda", feature = "metal"))))]

@@ -15,6 +15,8 @@
 //! The only crate that knows candle.
 
 mod compute;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod error;
 #[cfg(feature = "hub")]

@@ -66,7 +66,8 @@ pub struct LoadOptions {
     /// least one row of the vocabulary is held (by the CPU kernels, eight rows of 2048 columns).
     pub head_chunk_bytes: usize,
     /// Memory for what lies between the two projections of an MLP, in bytes: as many rows at a time, at least eight. Too
-    /// little makes products slow: the weights are read once for every so many rows.
+    /// little makes products slow: the weights are read once for every so many rows. On a GPU without flash attention, the
+    /// scores of a block of attention take up to twice as much.
     pub mlp_chunk_bytes: usize,
     /// Where the CPU kernels count their time; `None` = nowhere.
     pub profile: Option<Arc<Profile>>,

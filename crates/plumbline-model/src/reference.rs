@@ -34,8 +34,9 @@ pub struct CandleReference {
     halvings: u32,
 }
 
-/// Halvings at most: what a sixty-fourth of the chunks does not save is not in them.
-const MAX_HALVINGS: u32 = 6;
+/// Halvings at most: what an eighth of the chunks does not save is not in them, and smaller ones hold so few rows that an H100
+/// took seven times as long.
+const MAX_HALVINGS: u32 = 3;
 
 /// The operations that a model runs on.
 #[derive(Debug)]
@@ -176,6 +177,7 @@ pub(crate) fn from_hidden<O: Ops>(
     ops: &O,
     started: Instant,
 ) -> candle_core::Result<Scored> {
+    ops.wait(hidden)?;
     let forward = started.elapsed();
     let targets = decoder.head_scores(hidden, batch, ops)?;
     let processed = processed::logprobs(decoder, hidden, batch, ops)?;

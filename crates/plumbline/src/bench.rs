@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::cli::BenchScoreArguments;
 use crate::{logging, memory, threads};
 
+/// How long the model is waited for in the end.
+const DRAIN: Duration = Duration::from_secs(30);
+
 #[derive(Deserialize)]
 struct Line {
     id: serde_json::Value,
@@ -32,8 +35,14 @@ struct Report {
     tokens: usize,
     scored_tokens: usize,
     sequences: usize,
+    /// Forwards of the fastest round.
     batches: u64,
+    /// Of the fastest round.
     seconds: f64,
+    /// Of each round, in their order.
+    seconds_of_rounds: Vec<f64>,
+    /// Forwards that ran out of memory and were tried again smaller, of all rounds.
+    oom_backoffs: u64,
     tokens_per_second: f64,
     scored_tokens_per_second: f64,
     forward_seconds: f64,
@@ -45,6 +54,7 @@ struct Report {
     max_batch_tokens: usize,
     model: String,
     dtype: String,
+    head_dtype: String,
     device: String,
     random_init: bool,
     kernels: Kernels,
@@ -52,7 +62,7 @@ struct Report {
     profile: Option<ProfileReport>,
 }
 
-/// Where the time of the CPU kernels went.
+/// Where the time of the CPU kernels went, in all rounds.
 #[derive(Serialize)]
 struct ProfileReport {
     /// Matrix products' share of the time of forward and head.
@@ -76,6 +86,28 @@ struct Totals {
     batches: AtomicU64,
     forward_nanos: AtomicU64,
     head_nanos: AtomicU64,
+    oom_backoffs: AtomicU64,
+}
+
+/// One time through all sequences.
+struct Round {
+    seconds: f64,
+    batches: u64,
+    forward_seconds: f64,
+    head_seconds: f64,
+}
+
+impl Totals {
+    /// What was counted since this was last called, but for what ran out of memory: that is counted to the end.
+    fn take(&self, seconds: f64) -> Round {
+        let seconds_of = |nanos: &AtomicU64| Duration::from_nanos(nanos.swap(0, Relaxed)).as_secs_f64();
+        Round {
+            seconds,
+            batches: self.batches.swap(0, Relaxed),
+            forward_seconds: seconds_of(&self.forward_nanos),
+            head_seconds: seconds_of(&self.head_nanos),
+        }
+    }
 }
 
 impl Observer for Totals {
@@ -83,6 +115,10 @@ impl Observer for Totals {
         self.batches.fetch_add(1, Relaxed);
         self.forward_nanos.fetch_add(batch.timing.forward.as_nanos() as u64, Relaxed);
         self.head_nanos.fetch_add(batch.timing.head.as_nanos() as u64, Relaxed);
+    }
+
+    fn out_of_memory(&self) {
+        self.oom_backoffs.fetch_add(1, Relaxed);
     }
 }
 
@@ -103,6 +139,9 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
     let profile = arguments.profile.then(|| Arc::new(Profile::default()));
     let options = LoadOptions {
         policy_version: "bench".into(),
+        dtype: arguments.dtype,
+        head_dtype: arguments.head_dtype,
+        device: arguments.device,
         kernels: arguments.kernels,
         profile: profile.clone(),
         ..LoadOptions::default()
@@ -128,9 +167,18 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
     check(&ids, &sequences, &info.limits)?;
 
     let count = sequences.len();
-    let started = Instant::now();
-    let outcomes = scheduler.submit(sequences)?.wait().await?;
-    let seconds = started.elapsed().as_secs_f64();
+    let mut rounds = Vec::with_capacity(arguments.rounds);
+    let mut outcomes = Vec::new();
+    for _ in 0..arguments.rounds {
+        let again = sequences.clone();
+        let started = Instant::now();
+        outcomes = scheduler.submit(again)?.wait().await?;
+        rounds.push(totals.take(started.elapsed().as_secs_f64()));
+    }
+    let seconds_of_rounds: Vec<f64> = rounds.iter().map(|round| round.seconds).collect();
+    // The profile counts all rounds.
+    let profiled_seconds: f64 = rounds.iter().map(|round| round.forward_seconds + round.head_seconds).sum();
+    let fastest = rounds.into_iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)).context("no round was run")?;
     let mut output = arguments.output.as_deref().map(create).transpose()?;
     for (id, outcome) in ids.iter().zip(outcomes) {
         let scored = outcome.with_context(|| format!("sequence {id}"))?;
@@ -139,18 +187,21 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
             output.write_all(b"\n")?;
         }
     }
+    // A model must not be released while the process ends: a GPU's driver may be gone by then.
+    scheduler.drain(DRAIN).await;
     if let Some(mut output) = output {
         output.flush().context("cannot write the output")?;
     }
 
-    let seconds_of = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed)).as_secs_f64();
-    let (forward_seconds, head_seconds) = (seconds_of(&totals.forward_nanos), seconds_of(&totals.head_nanos));
+    let Round { seconds, batches, forward_seconds, head_seconds } = fastest;
     let report = Report {
         tokens,
         scored_tokens,
         sequences: count,
-        batches: totals.batches.load(Relaxed),
+        batches,
         seconds,
+        seconds_of_rounds,
+        oom_backoffs: totals.oom_backoffs.load(Relaxed),
         tokens_per_second: tokens as f64 / seconds,
         scored_tokens_per_second: scored_tokens as f64 / seconds,
         forward_seconds,
@@ -162,10 +213,11 @@ pub(crate) async fn score(arguments: &BenchScoreArguments) -> anyhow::Result<()>
         max_batch_tokens: arguments.max_batch_tokens,
         model: info.model.clone(),
         dtype: info.dtype.clone(),
+        head_dtype: info.head_dtype.clone(),
         device: info.device.clone(),
         random_init: arguments.random_init,
         kernels: arguments.kernels,
-        profile: profile.map(|profile| ProfileReport::new(&profile, forward_seconds + head_seconds)),
+        profile: profile.map(|profile| ProfileReport::new(&profile, profiled_seconds)),
     };
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", serde_json::to_string(&report)?)?;

@@ -235,12 +235,25 @@ pub(crate) struct BenchScoreArguments {
     /// Random weights for DIR/config.json (a folder, not a hub id): the speed is real, the scores mean nothing
     #[arg(long)]
     pub(crate) random_init: bool,
+    /// Where the model runs: auto, cpu, cuda:N, metal
+    #[arg(long, default_value_t)]
+    pub(crate) device: ComputeDevice,
+    /// dtype of the decoder body: f32, bf16, f16, f64
+    #[arg(long, default_value = "f32", value_parser = float_type)]
+    pub(crate) dtype: FloatType,
+    /// dtype in which the lm_head multiplies: f32, bf16, f16, f64
+    #[arg(long, default_value = "f32", value_parser = float_type)]
+    pub(crate) head_dtype: FloatType,
     /// Threads of the model's computations; 0 = all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
     /// Tokens of one forward
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = positive)]
     pub(crate) max_batch_tokens: usize,
+    /// Score the sequences so many times; times and rates are those of the fastest. The first time on a GPU also compiles its
+    /// kernels
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    pub(crate) rounds: usize,
     /// Implementation of the operations: auto, generic
     #[arg(long, default_value_t)]
     pub(crate) kernels: Kernels,

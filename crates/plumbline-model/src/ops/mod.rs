@@ -35,7 +35,7 @@ pub(crate) struct TargetScore {
 pub(crate) struct ChunkBytes {
     /// Logits held at a time.
     pub(crate) head: usize,
-    /// Activations between the two projections of an MLP.
+    /// Activations between the two projections of an MLP; on a GPU also half of the scores of a block of attention.
     pub(crate) mlp: usize,
 }
 
@@ -162,6 +162,12 @@ pub(crate) trait Ops {
 
     /// All values on the host.
     fn to_host(&self, x: &Self::Rows) -> Result<Vec<Vec<f64>>>;
+
+    /// Returns when `x` is computed: a GPU works behind the caller's back, and times would be those of giving the orders.
+    fn wait(&self, x: &Self::Rows) -> Result<()> {
+        let _ = x;
+        Ok(())
+    }
 
     /// Scores of targets, whose `row` counts in `hidden`. The logits of a batch are never held whole.
     fn head_scores(&self, hidden: &Self::Rows, head: &Head, targets: &[Target]) -> Result<Vec<TargetScore>>;

@@ -1,19 +1,31 @@
 //! Causal attention over packed segments, in plain candle operations, or in flash attention where it was built in.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use plumbline_core::Segment;
 
 use super::Qkv;
+use super::masks::Masks;
 use crate::ops::Rounding;
 use crate::spec::AttentionSpec;
 
-/// Queries of one segment that are attended at once. Bounds the scores held in memory to
+/// Queries of one segment that are attended at once on the CPU, and at least on a GPU. Bounds the scores held in memory to
 /// `heads * QUERY_BLOCK * keys`; blocks start at multiples of it from the segment's first row.
 const QUERY_BLOCK: usize = 128;
 
+/// The same at most on a GPU, where a few large operations are faster than many small ones.
+const LARGEST_QUERY_BLOCK: usize = 1024;
+
 /// See [`crate::ops::Ops::attention`].
-pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment], rounding: Rounding) -> Result<Tensor> {
+/// `score_bytes` is the memory for the f32 scores of one block of more than [`QUERY_BLOCK`] queries; a few copies of them are
+/// held.
+pub(super) fn attend(
+    qkv: &Qkv,
+    spec: &AttentionSpec,
+    segments: &[Segment],
+    rounding: Rounding,
+    (masks, score_bytes): (&Masks, usize),
+) -> Result<Tensor> {
     #[cfg(feature = "flash-attn")]
     if super::flash::supports(qkv, spec) {
         return super::flash::attend(qkv, spec, segments);
@@ -21,14 +33,25 @@ pub(super) fn attend(qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment], roun
     let mut outputs = Vec::new();
     for segment in segments {
         let (keys, values) = context(qkv, segments, segment)?;
-        for start in (0..segment.len).step_by(QUERY_BLOCK) {
-            let len = QUERY_BLOCK.min(segment.len - start);
+        let block = query_block(spec, segment.position + segment.len, qkv.query.device(), score_bytes);
+        for start in (0..segment.len).step_by(block) {
+            let len = block.min(segment.len - start);
             let query = qkv.query.narrow(0, segment.start + start, len)?;
-            let attended = attend_block(&query, &keys, &values, segment.position + start, spec, rounding)?;
+            let attended = attend_block(&query, (&keys, &values), segment.position + start, spec, rounding, masks)?;
             outputs.push(rounding.narrow_tensor(attended)?);
         }
     }
     Tensor::cat(&outputs, 0)
+}
+
+fn query_block(spec: &AttentionSpec, keys: usize, device: &Device, score_bytes: usize) -> usize {
+    if device.is_cpu() { QUERY_BLOCK } else { widest_block(spec.heads, keys, score_bytes) }
+}
+
+/// The largest multiple of [`QUERY_BLOCK`] whose scores fit, or that.
+fn widest_block(heads: usize, keys: usize, score_bytes: usize) -> usize {
+    let rows = score_bytes / (heads * keys * size_of::<f32>()).max(1);
+    rows.clamp(QUERY_BLOCK, LARGEST_QUERY_BLOCK) / QUERY_BLOCK * QUERY_BLOCK
 }
 
 /// A segment's ancestors, oldest first, and then the segment itself.
@@ -60,11 +83,11 @@ fn context(qkv: &Qkv, segments: &[Segment], segment: &Segment) -> Result<(Tensor
 /// Attention of `query` `[len, heads, head_dim]`, whose first row is at `position`, to keys `0..position + len`.
 fn attend_block(
     query: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    (keys, values): (&Tensor, &Tensor),
     position: usize,
     spec: &AttentionSpec,
     rounding: Rounding,
+    masks: &Masks,
 ) -> Result<Tensor> {
     let len = query.dim(0)?;
     let group = spec.heads / spec.kv_heads;
@@ -85,7 +108,7 @@ fn attend_block(
     }
     let dtype = scores.dtype();
     let scores = scores.to_dtype(if dtype == DType::F64 { dtype } else { DType::F32 })?;
-    let mask = mask(len, position, first_key, seen, spec.window, &scores)?;
+    let mask = masks.get((len, position - first_key), spec.window, scores.dtype(), scores.device())?;
     let scores = scores.reshape((spec.kv_heads, group, len, seen))?.broadcast_add(&mask)?;
     let weights = rounding.narrow_tensor(softmax_last_dim(&scores)?)?.to_dtype(dtype)?;
     weights
@@ -96,21 +119,24 @@ fn attend_block(
         .reshape((len, spec.heads * spec.value_dim))
 }
 
-/// `[len, seen]`, 0 where row `i` (at `position + i`) sees key `first_key + j`, minus infinity elsewhere.
-fn mask(
-    len: usize,
-    position: usize,
-    first_key: usize,
-    seen: usize,
-    window: Option<usize>,
-    like: &Tensor,
-) -> Result<Tensor> {
-    let mut values = Vec::with_capacity(len * seen);
-    for row in position..position + len {
-        let oldest = window.map_or(0, |window| (row + 1).saturating_sub(window));
-        values.extend(
-            (first_key..first_key + seen).map(|key| if key <= row && key >= oldest { 0f32 } else { f32::NEG_INFINITY }),
-        );
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_as_wide_as_memory_allows() {
+        for (heads, keys, score_bytes, expected) in [
+            (14, 512, 128 << 20, 1024),
+            (14, 4096, 128 << 20, 512),
+            (14, 2048, 16 << 20, 128),
+            (64, 32768, 128 << 20, 128),
+            (0, 0, 1, 128),
+        ] {
+            assert_eq!(
+                widest_block(heads, keys, score_bytes),
+                expected,
+                "{heads} heads, {keys} keys, {score_bytes} bytes"
+            );
+        }
     }
-    Tensor::from_vec(values, (len, seen), like.device())?.to_dtype(like.dtype())
 }

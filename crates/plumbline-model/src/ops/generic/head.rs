@@ -86,11 +86,16 @@ fn scores_on_device(logits: &Tensor, targets: &[HeadTarget], eos: &[u32]) -> Res
     let chosen = chosen.to_dtype(DType::F64)?;
     let logprob = (&chosen - &log_sum)?;
 
-    let temperatures: Vec<f64> = targets.iter().map(|target| target.temperature).collect();
-    let temperatures = Tensor::from_vec(temperatures, (count, 1), device)?;
-    let cooled = below.broadcast_div(&temperatures.to_dtype(below.dtype())?)?;
-    let log_sum_cooled = cooled.exp()?.to_dtype(DType::F64)?.sum_keepdim(D::Minus1)?.log()?;
-    let logprob_at_temperature = (chosen.div(&temperatures)? - log_sum_cooled)?;
+    // Another pass over the vocabulary, which most batches do not need.
+    let logprob_at_temperature = if targets.iter().all(|target| target.temperature == 1.0) {
+        logprob.clone()
+    } else {
+        let temperatures: Vec<f64> = targets.iter().map(|target| target.temperature).collect();
+        let temperatures = Tensor::from_vec(temperatures, (count, 1), device)?;
+        let cooled = below.broadcast_div(&temperatures.to_dtype(below.dtype())?)?;
+        let log_sum_cooled = cooled.exp()?.to_dtype(DType::F64)?.sum_keepdim(D::Minus1)?.log()?;
+        (chosen.div(&temperatures)? - log_sum_cooled)?
+    };
 
     let eos_probability = if eos.is_empty() {
         logprob.zeros_like()?

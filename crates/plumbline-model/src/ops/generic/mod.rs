@@ -4,6 +4,7 @@ mod attention;
 #[cfg(feature = "flash-attn")]
 mod flash;
 mod head;
+mod masks;
 // Tested everywhere: it decides what the kernel computes.
 #[cfg(any(feature = "flash-attn", test))]
 mod varlen;
@@ -13,6 +14,7 @@ use candle_nn::ops::sigmoid;
 use plumbline_core::{Segment, Target};
 
 use self::head::HeadTarget;
+use self::masks::Masks;
 use super::head_rows::HeadRows;
 use super::{ChunkBytes, Embedding, FeedForward, Head, LogitsVisitor, Ops, QkNorm, Rounding, TargetScore};
 use crate::rope::RopeTable;
@@ -20,10 +22,11 @@ use crate::spec::{Activation, AttentionSpec, NormKind};
 use crate::weights::{Linear, Norm};
 
 /// Plain candle operations.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct GenericOps {
     chunks: ChunkBytes,
     rounding: Rounding,
+    masks: Masks,
 }
 
 /// The gemm behind candle's CPU matmul takes other paths, with other roundings, for fewer rows than this. Padding up to it
@@ -39,12 +42,12 @@ pub(crate) struct Qkv {
 
 impl GenericOps {
     pub(crate) fn new(chunks: ChunkBytes) -> Self {
-        Self { chunks, rounding: Rounding::default() }
+        Self { chunks, rounding: Rounding::default(), masks: Masks::default() }
     }
 
     /// The same operations with results rounded.
     pub(crate) fn with_rounding(&self, rounding: Rounding) -> Self {
-        Self { chunks: self.chunks, rounding }
+        Self { chunks: self.chunks, rounding, masks: self.masks.clone() }
     }
 
     pub(crate) fn set_chunks(&mut self, chunks: ChunkBytes) {
@@ -210,7 +213,7 @@ impl Ops for GenericOps {
     }
 
     fn attention(&self, qkv: &Qkv, spec: &AttentionSpec, segments: &[Segment]) -> Result<Tensor> {
-        attention::attend(qkv, spec, segments, self.rounding)
+        attention::attend(qkv, spec, segments, self.rounding, (&self.masks, 2 * self.chunks.mlp))
     }
 
     fn feed_forward(&self, x: &Tensor, mlp: &FeedForward) -> Result<Tensor> {
@@ -263,6 +266,10 @@ impl Ops for GenericOps {
 
     fn to_host(&self, x: &Tensor) -> Result<Vec<Vec<f64>>> {
         x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()
+    }
+
+    fn wait(&self, x: &Tensor) -> Result<()> {
+        x.device().synchronize()
     }
 
     fn head_scores(&self, hidden: &Tensor, head: &Head, targets: &[Target]) -> Result<Vec<TargetScore>> {

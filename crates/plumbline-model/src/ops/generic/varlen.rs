@@ -76,6 +76,7 @@ mod tests {
 
     use super::super::Qkv;
     use super::super::attention::attend;
+    use super::super::masks::Masks;
     use super::*;
     use crate::ops::Rounding;
     use crate::spec::{AttentionProjection, ProjectionSpec};
@@ -168,7 +169,8 @@ mod tests {
                     None,
                 )
                 .unwrap();
-                let expected = attend(&qkv, &spec, batch.segments(), Rounding::default()).unwrap();
+                let expected =
+                    attend(&qkv, &spec, batch.segments(), Rounding::default(), (&Masks::default(), 0)).unwrap();
                 let difference = (found.reshape(expected.shape()).unwrap() - expected).unwrap().abs().unwrap();
                 let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(largest < 1e-5, "{heads} heads, window {window:?}, shared {shared}: {largest:.1e}");
