@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{interval, sleep};
 
 use crate::load::{code_of, retry_after};
@@ -22,8 +23,8 @@ const MICROSECONDS_PER_TOKEN: usize = 200;
 /// Prompt and completion of a sequence.
 const TOKENS: (usize, usize) = (16, 24);
 
-/// Tries after which a client that does as it is told must have been served.
-const PATIENT_TRIES: usize = 5;
+/// Part of the clients who came back when they were told to that must have been served then.
+const SERVED: f64 = 0.95;
 
 /// One answer.
 #[derive(Debug)]
@@ -67,8 +68,11 @@ impl Bodies {
 struct Seen {
     admitted: Mutex<Vec<Duration>>,
     refused: AtomicUsize,
-    /// Of clients that wait as they are told: tries until they were served.
-    patient: Mutex<Vec<usize>>,
+    /// Of clients that wait as they are told: who came back, and who was served then.
+    came_back: AtomicUsize,
+    served: AtomicUsize,
+    /// The longest that anybody was told to wait.
+    longest: Mutex<Duration>,
 }
 
 /// Sends one request; a patient client comes back when it was told to.
@@ -78,19 +82,20 @@ async fn ask(client: &Client, url: &str, priority: &str, body: Value, patient: b
         match answer.status {
             StatusCode::OK => {
                 seen.admitted.lock().unwrap().push(answer.took);
-                if patient {
-                    seen.patient.lock().unwrap().push(attempt);
-                }
+                seen.served.fetch_add(usize::from(attempt > 1), Ordering::Relaxed);
                 return;
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 let after = answer.after.unwrap_or_else(|| panic!("429 without Retry-After: {}", answer.text));
                 code_of(&answer.text);
                 seen.refused.fetch_add(1, Ordering::Relaxed);
+                let longest = after.max(*seen.longest.lock().unwrap());
+                *seen.longest.lock().unwrap() = longest;
                 if !patient {
                     return;
                 }
                 sleep(after).await;
+                seen.came_back.fetch_add(1, Ordering::Relaxed);
             }
             _ => panic!("{answer:?}"),
         }
@@ -129,7 +134,8 @@ struct Measured {
     interactive: Vec<Duration>,
     refused: usize,
     admitted: usize,
-    patient: Vec<usize>,
+    came_back: usize,
+    served: usize,
     /// Resident bytes over the second half of the time, and over the quarter before it.
     late: Vec<u64>,
     early: Vec<u64>,
@@ -157,7 +163,7 @@ async fn overload(time: Duration, factor: f64) -> Measured {
     let (bulk, interactive) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
     let started = Instant::now();
     let mut memory = Vec::new();
-    let mut tasks = Vec::new();
+    let mut tasks = JoinSet::new();
     let mut ticks = interval(Duration::from_millis(20));
     let (mut owed, mut owed_interactive, mut number) = (0.0, 0.0, 0usize);
     let mut last = Instant::now();
@@ -175,20 +181,23 @@ async fn overload(time: Duration, factor: f64) -> Measured {
             let priority = if number % 2 == 0 { "standard" } else { "bulk" };
             // One of 50 does as it is told: about a fifth of what the server can do.
             let patient = number % 50 == 0;
-            tasks.push(tokio::spawn(async move { ask(&client, &url, priority, body, patient, &seen).await }));
+            tasks.spawn(async move { ask(&client, &url, priority, body, patient, &seen).await });
         }
         while owed_interactive >= 1.0 {
             owed_interactive -= 1.0;
             let (client, url, body, seen) = (client.clone(), url.clone(), bodies.next(), Arc::clone(&interactive));
-            tasks.push(tokio::spawn(async move { ask(&client, &url, "interactive", body, false, &seen).await }));
+            tasks.spawn(async move { ask(&client, &url, "interactive", body, false, &seen).await });
         }
         memory.push((started.elapsed(), process.resident_bytes()));
-        if tasks.len() > 10_000 {
-            tasks.retain(|task| !task.is_finished());
+        while let Some(ended) = tasks.try_join_next() {
+            ended.unwrap();
         }
     }
-    for task in tasks {
-        task.await.unwrap();
+    // Who still waits to come back has nothing to show; who waits for an answer gets it soon.
+    sleep(Duration::from_secs(10)).await;
+    tasks.abort_all();
+    while let Some(ended) = tasks.join_next().await {
+        assert!(ended.as_ref().err().is_none_or(JoinError::is_cancelled), "a client failed: {ended:?}");
     }
     let between = |from: f64, to: f64| {
         let within = |at: &Duration| (from..to).contains(&(at.as_secs_f64() / time.as_secs_f64()));
@@ -203,12 +212,14 @@ async fn overload(time: Duration, factor: f64) -> Measured {
         latencies(&mut bulk.admitted.lock().unwrap()),
         bulk.refused.load(Ordering::Relaxed)
     );
+    println!("the longest Retry-After was {} s", bulk.longest.lock().unwrap().as_secs());
     Measured {
         unloaded,
         interactive: std::mem::take(&mut interactive.admitted.lock().unwrap()),
         refused: bulk.refused.load(Ordering::Relaxed),
         admitted,
-        patient: std::mem::take(&mut bulk.patient.lock().unwrap()),
+        came_back: bulk.came_back.load(Ordering::Relaxed),
+        served: bulk.served.load(Ordering::Relaxed),
         early: between(0.25, 0.5),
         late: between(0.5, 1.0),
     }
@@ -218,7 +229,6 @@ async fn overload(time: Duration, factor: f64) -> Measured {
 async fn what_is_too_much_is_told_when_to_come_back() {
     let measured = overload(Duration::from_secs(4), 10.0).await;
     assert!(measured.refused > 0 && measured.admitted > 0 && !measured.interactive.is_empty());
-    assert!(!measured.patient.is_empty(), "nobody who waited was served");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -227,18 +237,12 @@ async fn ten_times_too_much_for_two_minutes() {
     let seconds = setting("PLUMBLINE_CHAOS_SECONDS", 120) as u64;
     let mut measured = overload(Duration::from_secs(seconds), 10.0).await;
     println!("interactive: {} answers, {}", measured.interactive.len(), latencies(&mut measured.interactive));
-    let served_by = |tries: usize| measured.patient.iter().filter(|own| **own <= tries).count();
-    println!(
-        "patient clients: {} served, {} at once, {} when they came back first, {} by the {PATIENT_TRIES}th try",
-        measured.patient.len(),
-        served_by(1),
-        served_by(2) - served_by(1),
-        served_by(PATIENT_TRIES)
-    );
+    println!("{} came back when told to, {} of them were served then", measured.came_back, measured.served);
     let (early, late) = (*measured.early.iter().max().unwrap(), *measured.late.iter().max().unwrap());
     println!("resident: {:.1} MiB, later {:.1} MiB", mebibytes(early), mebibytes(late));
     let (alone, under_load) = (quantile(&mut measured.unloaded, 0.99), quantile(&mut measured.interactive, 0.99));
     assert!(under_load <= 3 * alone, "p99 is {under_load:?} under load, {alone:?} alone");
     assert!(late as f64 <= early as f64 * 1.05, "memory grew from {early} to {late}");
-    assert_eq!(served_by(PATIENT_TRIES), measured.patient.len(), "some came back more than {PATIENT_TRIES} times");
+    let served = measured.served as f64 / measured.came_back as f64;
+    assert!(served >= SERVED, "of those who came back as told, {served:.3} were served");
 }

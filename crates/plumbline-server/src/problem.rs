@@ -12,6 +12,9 @@ use utoipa::ToSchema;
 
 use crate::body::ACCEPTED_ENCODINGS;
 
+/// Characters of a field error's detail at most: some quote what was sent.
+const MAX_DETAIL_CHARS: usize = 600;
+
 /// Field errors that one document lists at most; the rest is counted.
 pub(crate) const MAX_FIELD_ERRORS: usize = 100;
 
@@ -196,6 +199,12 @@ impl Problem {
     /// At least one offending field. The document's code is theirs if they agree.
     pub(crate) fn fields(mut errors: Vec<FieldError>) -> Self {
         let total = errors.len();
+        for error in errors.iter_mut().take(MAX_FIELD_ERRORS) {
+            if let Some((end, _)) = error.detail.char_indices().nth(MAX_DETAIL_CHARS) {
+                error.detail.truncate(end);
+                error.detail.push_str("...");
+            }
+        }
         let code = match errors.first() {
             Some(first) if errors.iter().all(|error| error.code == first.code) => first.code,
             _ => Code::ValidationFailed,

@@ -29,6 +29,9 @@ impl DumpError {
     }
 }
 
+/// Characters of a reason at most.
+const MAX_REASON_CHARS: usize = 600;
+
 /// What is wrong with one record, whatever file it is in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{reason}", .field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default())]
@@ -59,11 +62,17 @@ impl Fault {
     }
 
     pub(super) fn of(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: Some(field.into()), reason: reason.into() }
+        Self { field: Some(field.into()), ..Self::record(reason) }
     }
 
+    /// Reasons are cut where they quote what is as long as the record.
     pub(super) fn record(reason: impl Into<String>) -> Self {
-        Self { field: None, reason: reason.into() }
+        let mut reason = reason.into();
+        if let Some((end, _)) = reason.char_indices().nth(MAX_REASON_CHARS) {
+            reason.truncate(end);
+            reason.push_str("...");
+        }
+        Self { field: None, reason }
     }
 
     /// The same fault of an element of the record.
@@ -79,6 +88,13 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_are_of_bounded_length() {
+        let fault = Fault::of("logprobs_mode", "é".repeat(5000));
+        assert_eq!(fault.reason.chars().count(), MAX_REASON_CHARS + 3);
+        assert!(fault.reason.ends_with("é..."));
+    }
 
     #[test]
     fn errors_say_where() {

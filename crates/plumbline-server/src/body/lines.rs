@@ -112,9 +112,9 @@ fn one(
     let mut cached_tokens = Vec::with_capacity(records.len());
     for DumpRollout { rollout, cached_tokens: cached, .. } in records {
         findings.check_name(&field("/id"), Some(&rollout.id));
-        let versions = rollout.policy_version.iter().chain(rollout.weight_versions.iter().map(|span| &span.version));
-        for version in versions {
-            findings.check_name(&field("/policy_version"), Some(version));
+        findings.check_name(&field("/policy_version"), rollout.policy_version.as_deref());
+        for (index, span) in rollout.weight_versions.iter().enumerate() {
+            findings.check_name(&field(&format!("/weight_versions/{index}/version")), Some(&span.version));
         }
         if cached.is_some_and(|cached| cached > rollout.prompt_token_ids.len()) {
             let detail = format!("is more than the prompt's {} tokens", rollout.prompt_token_ids.len());
