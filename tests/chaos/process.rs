@@ -66,6 +66,7 @@ impl Command {
     }
 
     /// With a key of the configuration.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and texts as they stand where it is called")]
     pub(crate) fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.push((name.to_owned(), value.to_string()));
         self

@@ -250,11 +250,11 @@ impl Change {
         let at = |index: &Index| index.get(&places).clone();
         match self {
             Self::Replace(index, value) => set(body, &at(&index), value),
-            Self::Remove(index) => drop(with_parent(body, &at(&index), |parent, key| match parent {
+            Self::Remove(index) => with_parent(body, &at(&index), |parent, key| match parent {
                 Value::Object(fields) => drop(fields.remove(&key)),
                 Value::Array(items) => drop(key.parse::<usize>().map(|index| items.remove(index))),
                 _ => {}
-            })),
+            }),
             Self::Copy(index, name) => {
                 let place = at(&index);
                 let copy = body.pointer(&place).cloned().unwrap_or_default();

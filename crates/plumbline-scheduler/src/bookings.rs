@@ -73,6 +73,10 @@ impl Bookings {
 
     /// Finds refused work a time to come again: when there is room for it after `earliest` and after all that was booked
     /// before, which takes `token_seconds` for each token. No `window` of seconds is booked for more than it has time.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is asked for and the line that it stands in: one caller knows all of it"
+    )]
     pub(crate) fn book(
         &mut self,
         class: Class,

@@ -52,8 +52,7 @@ impl SchedulerConfig {
         if !(0.0..1.0).contains(&self.aside_share) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "aside_share must be at least 0 and below 1"));
         }
-        // Written so that NaN is refused too.
-        if !(self.interactive_stretch > 1.0) {
+        if self.interactive_stretch.is_nan() || self.interactive_stretch <= 1.0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "interactive_stretch must be above 1"));
         }
         Ok(())

@@ -139,7 +139,7 @@ fn compressed_files() {
     let options = DumpOptions { max_record_bytes: 100_000, ..DumpOptions::default() };
     run("compressed", &texts(all), |file, bytes| {
         fs::write(&file.0, bytes).unwrap();
-        let mut dump = open_dump(&file.0, &options).map_or_else(|error| panic!("{error}"), |dump| dump);
+        let mut dump = open_dump(&file.0, &options).unwrap_or_else(|error| panic!("{error}"));
         // What is decompressed can be more than what lies there, but a file of a few kilobytes holds no more than it did.
         let given = dump.by_ref().take(10_000).count();
         prop_assert!(given < 10_000, "reading does not end");

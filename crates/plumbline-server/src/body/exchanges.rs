@@ -99,5 +99,5 @@ fn with_origin(
             findings.check_name(&at, Some(version));
         }
     }
-    Read { rollout, named, origin: Origin::Exchange { exchange, places }, cached_tokens }
+    Read { rollout, named, origin: Origin::Exchange { exchange, places: Box::new(places) }, cached_tokens }
 }

@@ -26,7 +26,7 @@ pub(crate) enum Origin {
         /// The exchange.
         exchange: ExchangePlace,
         /// Where the fields stand in it.
-        places: Places,
+        places: Box<Places>,
     },
     /// A record of a line.
     Record {
@@ -105,7 +105,9 @@ impl Origin {
     /// The place that says which version sampled the rollout; `span` = the one of its spans that does.
     pub(super) fn version(&self, span: Option<usize>) -> String {
         match (self, span) {
-            (Self::Sequence { .. }, Some(span)) => self.pointer(&format!("/weight_versions/{span}/version")),
+            (Self::Sequence { .. } | Self::Record { native: true }, Some(span)) => {
+                self.pointer(&format!("/weight_versions/{span}/version"))
+            }
             (Self::Sequence { own_version: false, .. }, None) => "/policy_version".to_owned(),
             _ => self.pointer("/policy_version"),
         }

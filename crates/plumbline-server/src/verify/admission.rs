@@ -128,7 +128,7 @@ pub(super) fn admit(
 }
 
 /// Why admitted work has no outcomes.
-pub(super) fn unscored(error: ScoreError) -> Problem {
+pub(super) fn unscored(error: &ScoreError) -> Problem {
     match error {
         ScoreError::Stopped => draining(),
         ScoreError::DeadlineExceeded => deadline_exceeded(),

@@ -51,7 +51,7 @@ pub(crate) async fn verify(
     let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
     let scored_tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
     let ticket = admit(state, &verification, work, terms)?;
-    let outcomes = ticket.wait().await.map_err(unscored)?;
+    let outcomes = ticket.wait().await.map_err(|error| unscored(&error))?;
 
     let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
     let assessed = compute(heavy, move || Assessed::new(verification, outcomes, &levels, &floors)).await??;

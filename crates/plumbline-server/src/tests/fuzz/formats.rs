@@ -66,10 +66,7 @@ impl Format {
     /// Good bodies.
     pub(super) fn unchanged(self) -> Vec<Sent> {
         let good = if self == Self::Exchanges { good::exchange_bodies() } else { self.good() };
-        good.into_iter()
-            .filter(|body| is_accepted(body))
-            .map(|body| self.typed(Body(body.to_string().into_bytes())))
-            .collect()
+        good.into_iter().filter(is_accepted).map(|body| self.typed(Body(body.to_string().into_bytes()))).collect()
     }
 
     /// Bad ones.
