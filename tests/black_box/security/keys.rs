@@ -108,7 +108,7 @@ async fn no_secret_is_logged_or_answered_at_any_level() {
 #[tokio::test]
 async fn checkpoints_come_from_the_roots_only() {
     let folder = Folder::new("roots");
-    let root = folder.0.join("root");
+    let root = folder.0.join("served");
     std::fs::create_dir_all(root.join("inside")).unwrap();
     let outside = crate::support::repository("crates/plumbline/assets/tiny/policy-2");
     std::os::unix::fs::symlink(&outside, root.join("linked")).unwrap();
@@ -121,10 +121,10 @@ async fn checkpoints_come_from_the_roots_only() {
         outside.to_str().unwrap(),
         "linked",
         "inside",
-        "../root/../../etc",
+        "../served/../../etc",
         "inside/../../outside",
         "/etc",
-        "/proc/self/root/etc",
+        "/proc/self/cwd",
         "",
         "inside\u{0}",
     ] {

@@ -13,7 +13,7 @@ use crate::body::Verification;
 use crate::ledger::{Accepted, Found, Identity, Settled, Target, settle};
 use crate::problem::{Code, Problem};
 use crate::state::{AppState, Resident};
-use crate::verify::{Terms, defect, new_id, verify};
+use crate::verify::{Terms, defect, new_id, tokens_of, verify};
 
 /// How often a verification is begun again because another request accepted it meanwhile. Once is rare.
 const MAX_TURNS: usize = 5;
@@ -78,9 +78,7 @@ pub(crate) async fn answer(
 /// # Errors
 /// As [`crate::ledger::Ledger::accept`], and 413 for one that could never be queued.
 pub(crate) async fn accept(state: &AppState, request: &Request, body: Packed) -> Result<Accepted, Problem> {
-    let rollouts = &request.verification.rollouts;
-    let tokens: usize =
-        rollouts.iter().map(|rollout| rollout.prompt_token_ids.len() + rollout.completion_token_ids.len()).sum();
+    let tokens = tokens_of(&request.verification);
     let limit = state.config.max_queue_tokens;
     if tokens > limit {
         let detail = format!("the sequences have {tokens} tokens together, the queue takes at most {limit}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use plumbline_divergence::GroupKey;
 use plumbline_store::{Filter, Reader, SequenceRow, Sort, Store};
 
-use super::rows::{RowError, stored_sequence};
+use super::rows::{RowError, each_row, stored_sequence};
 use super::{read, unavailable};
 use crate::problem::{Code, Problem};
 use crate::sequences::{SortKey, StoredSequence};
@@ -92,18 +92,10 @@ fn each_in_store(reader: &Reader, run: &str, each: &mut dyn FnMut(&StoredSequenc
             each(&whole(reader, row)?);
         }
     }
-    let mut failed = None;
-    reader.each_sequence(&filter, &mut |row| match whole(reader, row) {
-        Ok(sequence) => {
-            each(&sequence);
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    failed.map_or(Ok(()), Err)
+    each_row(reader, &filter, |row| {
+        each(&whole(reader, row)?);
+        Ok(())
+    })
 }
 
 fn whole(reader: &Reader, row: SequenceRow) -> Result<StoredSequence, RowError> {

@@ -1,13 +1,12 @@
 //! After a restart the monitor sees again what it saw before; and what it has forgotten since can be recalled.
 
-use std::ops::ControlFlow;
 use std::time::{Instant, SystemTime};
 
 use plumbline_divergence::{GroupKey, GroupTotals, GroupView, SequenceSummary};
 use plumbline_store::{Filter, GroupRow, Reader};
 
 use super::Ledger;
-use super::rows::{RowError, Totals, summary_of};
+use super::rows::{RowError, Totals, each_row, summary_of};
 use crate::metrics::{Clock, DivergenceMetrics};
 
 /// Sequences that are replayed at most: the latest. Trends, drift and causes are of them; the sums of a run are of all.
@@ -63,18 +62,10 @@ type Observe<'a> = dyn FnMut(SystemTime, &str, &str, &SequenceSummary) + 'a;
 /// The latest sequences, of one run or of all, in order.
 fn each_summary(reader: &Reader, run: Option<&str>, observe: &mut Observe<'_>) -> Result<(), RowError> {
     let filter = Filter { run: run.map(str::to_owned), since: None, last: Some(MAX_REPLAYED) };
-    let mut failed = None;
-    reader.each_sequence(&filter, &mut |row| match summary_of(&row) {
-        Ok(summary) => {
-            observe(row.at, &row.run, &row.engine, &summary);
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    failed.map_or(Ok(()), Err)
+    each_row(reader, &filter, |row| {
+        observe(row.at, &row.run, &row.engine, &summary_of(&row)?);
+        Ok(())
+    })
 }
 
 /// The sums of everything that was ever counted of a group. A group without a summary has no sums: nothing was counted.

@@ -1,10 +1,14 @@
 //! Sequences as the store keeps them.
 
+use std::ops::ControlFlow;
+
 use plumbline_core::{SkipCounts, TokenId};
 use plumbline_divergence::{
     GroupTotals, Metrics, SequenceComparison, SequenceSummary, SufficientStatistics, TokenComparison, Verdict,
 };
-use plumbline_store::{Digest, MergeSummaries, NewSequence, Packed, SequenceRow, StoreError, TokenRows};
+use plumbline_store::{
+    Digest, Filter, MergeSummaries, NewSequence, Packed, Reader, SequenceRow, StoreError, TokenRows,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::sequences::StoredSequence;
@@ -87,6 +91,26 @@ pub(super) fn new_sequence(digest: Digest, answered: &AnsweredSequence) -> serde
         token_rows: Some(TokenRows::new(&stored.comparison.tokens)),
         contribution: serde_json::to_vec(&contribution)?,
     })
+}
+
+/// Shows `each` the sequences of a filter, in order, up to the first that it cannot read. Blocks.
+///
+/// # Errors
+/// That one, or the store cannot be read.
+pub(super) fn each_row(
+    reader: &Reader,
+    filter: &Filter,
+    mut each: impl FnMut(SequenceRow) -> Result<(), RowError>,
+) -> Result<(), RowError> {
+    let mut failed = None;
+    reader.each_sequence(filter, &mut |row| match each(row) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
 }
 
 /// What the monitor saw of a stored sequence. CPU-bound.

@@ -59,7 +59,8 @@ pub(crate) async fn verify(
     compute(heavy, move || assessed.answer(id, scored_tokens, diagnosis.as_ref())).await?
 }
 
-fn tokens_of(verification: &Verification) -> usize {
+/// Tokens of the rollouts, prompts included.
+pub(crate) fn tokens_of(verification: &Verification) -> usize {
     let rollouts = verification.rollouts.iter();
     rollouts.map(|rollout| rollout.prompt_token_ids.len() + rollout.completion_token_ids.len()).sum()
 }
