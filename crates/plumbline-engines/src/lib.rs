@@ -11,9 +11,11 @@ pub mod dumps;
 mod exchange;
 mod logprob;
 mod non_finite;
+mod pointer;
 
 pub use exchange::{
     EngineKind, Exchange, ExchangeError, ExchangeErrorCode, ExchangeRollout, Places, ReadExchange, read_exchange,
 };
 pub use logprob::Logprob;
 pub use non_finite::{Quoted, quote_non_finite};
+pub use pointer::{escaped_key, json_pointer};

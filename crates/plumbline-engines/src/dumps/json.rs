@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::error::Fault;
+use crate::pointer::readable_path;
 use crate::quote_non_finite;
 
 /// Reasons are cut here: serde quotes the offending value, which can be as long as the record.
@@ -35,7 +36,7 @@ fn locate<T: DeserializeOwned>(record: &[u8], first: &serde_json::Error) -> Faul
     let mut json = serde_json::Deserializer::from_slice(record);
     match serde_path_to_error::deserialize::<_, T>(&mut json) {
         Err(error) => {
-            let path = error.path().to_string();
+            let path = readable_path(error.path());
             let reason = message(error.inner());
             if path == "." { Fault::record(reason) } else { Fault::of(path, reason) }
         }
@@ -87,6 +88,13 @@ mod tests {
         let (field, reason) = fault(r#"{"logprobs":[-1,"x"],"number":3}"#);
         assert_eq!(field.as_deref(), Some("logprobs[1]"));
         assert!(reason.starts_with("invalid type: string \"x\""), "{reason}");
+        let odd = |key: &str| {
+            parse::<std::collections::HashMap<String, u32>>(format!("{{{key:?}:-1}}").as_bytes()).unwrap_err()
+        };
+        for (key, pointer) in [("plain", "/plain"), ("1.a", "/1.a"), ("a[0", "/a[0"), ("a/b~", "/a~1b~0"), ("", "/")] {
+            assert_eq!(odd(key).pointer(), pointer, "{key}");
+            assert_eq!(odd(key).within("sequences[1]").pointer(), format!("/sequences/1{pointer}"), "{key}");
+        }
         assert_eq!(fault(r#"{"logprobs":[]}"#), (None, "missing field `number`".into()));
         assert!(fault("{\"logprobs\":[").1.contains("cut off"));
         assert!(fault("nonsense").1.starts_with("is no JSON"), "{:?}", fault("nonsense"));

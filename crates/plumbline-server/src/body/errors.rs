@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use serde_path_to_error::{Path, Segment};
+use plumbline_engines::{escaped_key, json_pointer};
+use serde_path_to_error::Path;
 
 use super::values::IMPOSSIBLE_TOKEN_ID;
 use crate::problem::{Code, Problem};
@@ -34,36 +35,15 @@ pub(super) fn malformed(error: &serde_json::Error, column: usize) -> Problem {
 pub(super) fn invalid(path: &Path, error: &serde_json::Error) -> Problem {
     let message = message(error);
     let code = KINDS.iter().find(|(start, _)| message.starts_with(start)).map_or(Code::InvalidValue, |(_, code)| *code);
-    let mut pointer = pointer(path);
+    let mut pointer = json_pointer(path);
     // The path of a missing or doubled field ends at its parent.
     if matches!(code, Code::MissingField | Code::DuplicateField)
         && let Some(name) = message.split('`').nth(1)
     {
         pointer.push('/');
-        pointer.push_str(&escaped(name));
+        pointer.push_str(&escaped_key(name));
     }
     Problem::field(code, pointer, shortened(&message).into_owned())
-}
-
-/// The RFC 6901 pointer of a path.
-fn pointer(path: &Path) -> String {
-    let mut pointer = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } => {
-                pointer.push('/');
-                pointer.push_str(&escaped(key));
-            }
-            // Variants have no place in the JSON of this API, and unknown segments no name.
-            Segment::Enum { .. } | Segment::Unknown => {}
-        }
-    }
-    pointer
-}
-
-fn escaped(key: &str) -> Cow<'_, str> {
-    if key.contains(['~', '/']) { key.replace('~', "~0").replace('/', "~1").into() } else { key.into() }
 }
 
 /// The error without the position that serde_json appends.
