@@ -34,8 +34,8 @@ async fn a_jumping_clock_breaks_nothing() {
     let client = client();
     let command = Command::on(folder.path())
         .env("PLUMBLINE_WINDOW_SECONDS", 60)
-        // A clock that is years ahead makes everything old.
-        .env("PLUMBLINE_STORE_MAX_DAYS", 0)
+        // A clock that is years ahead makes everything old, but nothing goes before it has run steadily for an hour.
+        .env("PLUMBLINE_STORE_MAX_DAYS", 1)
         .env("LD_PRELOAD", libfaketime().display())
         .env("FAKETIME_TIMESTAMP_FILE", file.display())
         .env("FAKETIME_NO_CACHE", 1)

@@ -9,6 +9,7 @@
 //! Blocking: every method that returns a `Result` reads from the disk; call it off the async workers. A write returns a
 //! [`Pending`], which can be awaited or waited for.
 
+mod ages;
 mod check;
 mod digest;
 mod error;

@@ -37,6 +37,9 @@ pub struct Retention {
     pub max_bytes: Option<u64>,
     /// Age. `None` = no limit.
     pub max_age: Option<Duration>,
+    /// Nothing goes for its age until the clock has run steadily for so long, since the start and since it was last set: a clock
+    /// that is ahead makes everything old.
+    pub clock_settles: Duration,
 }
 
 /// Keeps a summary of each run and engine, which outlives the sequences behind it.

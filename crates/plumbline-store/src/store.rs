@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use crate::ages::Ages;
 use crate::error::Failure;
 use crate::health::Health;
 use crate::retention::Trim;
@@ -57,6 +58,7 @@ impl Store {
         let writer = Writer {
             connection,
             path: path.clone(),
+            ages: Ages::new(retention.clock_settles, SystemTime::now(), Instant::now()),
             retention,
             summaries,
             health: Arc::clone(&health),

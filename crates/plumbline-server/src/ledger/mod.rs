@@ -37,6 +37,8 @@ use crate::verify::defect;
 
 /// Connections for reading: lists, reports and retries beside each other.
 const READERS: usize = 4;
+/// How long the clock must have run steadily before it makes anything old: time to notice that it is wrong, and short beside days.
+const CLOCK_SETTLES: Duration = Duration::from_secs(3600);
 /// How soon to try again what needs the store while it is in trouble.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 /// How soon to look at, or to send, a job again.
@@ -83,6 +85,7 @@ impl Ledger {
             let retention = Retention {
                 max_bytes: (config.store_max_bytes > 0).then_some(config.store_max_bytes),
                 max_age: (config.store_max_days > 0).then(|| Duration::from_secs(config.store_max_days * 24 * 3600)),
+                clock_settles: CLOCK_SETTLES,
             };
             let path = folder.join(StoreOptions::FILE_NAME);
             Store::open(StoreOptions { path, retention, summaries: Arc::new(rows::Totals), readers: READERS })

@@ -20,7 +20,7 @@ fn limited(folder: &Folder, retention: Retention) -> Store {
 }
 
 fn bytes(max_bytes: u64) -> Retention {
-    Retention { max_bytes: Some(max_bytes), max_age: None }
+    Retention { max_bytes: Some(max_bytes), ..Retention::default() }
 }
 
 /// A verification with one sequence; its parts take so many bytes.
@@ -125,7 +125,8 @@ fn sums_outlive_their_sequences() {
 #[test]
 fn queued_work_is_never_removed() {
     let folder = Folder::new();
-    let retention = Retention { max_bytes: Some(1_000_000), max_age: Some(Duration::from_secs(1)) };
+    let retention =
+        Retention { max_bytes: Some(1_000_000), max_age: Some(Duration::from_secs(1)), ..Retention::default() };
     let store = limited(&folder, retention);
     let submit = |number: u64| {
         let new = verification(&number.to_string(), &number.to_string(), None);
@@ -163,7 +164,7 @@ fn what_is_too_old_goes_and_what_waits_stays() {
     store.submit(verification("queued", "queued", None), Packed::new(b"q")).wait().unwrap();
     drop(store);
 
-    let store = limited(&folder, Retention { max_bytes: None, max_age: Some(Duration::from_secs(86_400)) });
+    let store = limited(&folder, Retention { max_age: Some(Duration::from_secs(86_400)), ..Retention::default() });
     eventually(&store, |statistics| statistics.sequences == 1 && statistics.done == 1 && statistics.failed == 0);
     assert_eq!(store.reader().verification("old").unwrap(), None);
     assert!(store.reader().verification("young").unwrap().unwrap().response.is_some());

@@ -21,6 +21,7 @@ pub(crate) use self::finish::{finish, new_digests};
 pub(crate) use self::intake::{known, submit};
 pub(crate) use self::jobs::{fail, recover, requeue, start};
 pub(crate) use self::operation::{Operation, Scope, Write};
+use crate::ages::Ages;
 use crate::error::Failure;
 use crate::health::Health;
 use crate::retention::Trim;
@@ -44,6 +45,7 @@ pub(crate) struct Writer {
     pub(crate) connection: Connection,
     pub(crate) path: PathBuf,
     pub(crate) retention: Retention,
+    pub(crate) ages: Ages,
     pub(crate) summaries: Arc<dyn MergeSummaries>,
     pub(crate) health: Arc<Health>,
     pub(crate) counters: Arc<Counters>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rusqlite::Connection;
 
@@ -48,12 +48,12 @@ impl Writer {
 
     /// One step of retention, if one is due.
     pub(super) fn trim_step(&mut self) -> Result<(), StoreError> {
-        let cutoff = self.retention.max_age.and_then(|age| SystemTime::now().checked_sub(age)).map(to_millis);
+        let cutoff = self.retention.max_age.and_then(|age| self.ages.cutoff(age, SystemTime::now(), Instant::now()));
         let Some(step) = self.trim.next(&self.bounds(), self.fill()) else { return Ok(()) };
         let mut changes = Changes::default();
         let mut removed = 0;
         self.in_transaction(|connection| {
-            removed = step.remove(connection, cutoff, &mut changes)?;
+            removed = step.remove(connection, cutoff.map(to_millis), &mut changes)?;
             Ok(changes.store(connection)?)
         })?;
         self.counters.committed(&changes, 0);
