@@ -1,6 +1,10 @@
 //! Places for work that was refused: who comes back when told to finds room.
+//!
+//! Where few come back, more places are given than there is room, as many as are likely to be used: else the line of those who
+//! will never come grows until everybody is told to come in ten minutes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::Class;
@@ -12,13 +16,23 @@ const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(600);
 
 /// Places that are kept at most.
-const MOST_PLACES: usize = 16_384;
+const MOST_PLACES: usize = 65_536;
 
 /// Seconds that are looked at for a place.
 const MOST_SECONDS_TRIED: u32 = 16;
 
 /// How long a place is kept for one who is late.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// Parts of a second in which booked tokens are counted together.
+const SLOTS: f64 = 256.0;
+
+/// What one more place that was used or was not says about the next ones.
+const NEWS: f64 = 1.0 / 256.0;
+
+/// Room for so many times the part that came back lately, and for this part more: who obeys should find room also when they
+/// are a few more than before.
+const MARGIN: (f64, f64) = (1.5, 0.02);
 
 /// How much earlier than told one may come.
 const EARLY: Duration = Duration::from_millis(100);
@@ -31,12 +45,24 @@ struct Booking {
 }
 
 /// Refused work that was told when to come again. It is recognised by its content.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Bookings {
     by_digest: HashMap<u64, Booking>,
     in_order: BTreeSet<(Instant, u64)>,
     /// Tokens of each class.
     tokens: [usize; 3],
+    /// Tokens of each class in each part of a second since `epoch`.
+    slots: [BTreeMap<u64, usize>; 3],
+    epoch: Instant,
+    /// Part of the latest places that were used.
+    came: f64,
+}
+
+impl Default for Bookings {
+    fn default() -> Self {
+        let (by_digest, in_order, tokens, slots) = Default::default();
+        Self { by_digest, in_order, tokens, slots, epoch: Instant::now(), came: 1.0 }
+    }
 }
 
 impl Bookings {
@@ -46,6 +72,7 @@ impl Bookings {
         let due = self.by_digest.get(&digest).is_some_and(|booking| booking.due <= now + EARLY);
         if due {
             self.remove(digest);
+            self.came += NEWS * (1.0 - self.came);
         }
         due
     }
@@ -55,6 +82,13 @@ impl Bookings {
         if let Some(booking) = self.by_digest.remove(&digest) {
             self.in_order.remove(&(booking.due, digest));
             self.tokens[booking.class.index()] -= booking.tokens;
+            let slot = self.slot(booking.due);
+            if let Entry::Occupied(mut own) = self.slots[booking.class.index()].entry(slot) {
+                *own.get_mut() -= booking.tokens;
+                if *own.get() == 0 {
+                    own.remove();
+                }
+            }
         }
     }
 
@@ -92,12 +126,14 @@ impl Bookings {
             return whole_seconds((early.due - now).as_secs_f64());
         }
         self.remove(digest);
-        let delay = earliest + self.tokens[class.index()] as f64 * token_seconds;
+        let delay = earliest + self.likely(self.tokens[class.index()]) * token_seconds;
         let told = self.free_second(class, tokens, whole_seconds(delay), token_seconds, window, now);
         if told < MOST && self.by_digest.len() < MOST_PLACES {
             self.by_digest.insert(digest, Booking { class, tokens, due: now + told });
             self.in_order.insert((now + told, digest));
             self.tokens[class.index()] += tokens;
+            let slot = self.slot(now + told);
+            *self.slots[class.index()].entry(slot).or_default() += tokens;
         }
         told
     }
@@ -117,17 +153,27 @@ impl Bookings {
         let time_for = window / token_seconds;
         let is_free = |told: &Duration| {
             let due = now + *told;
-            let around = self.in_order.range((due - half, 0)..=(due + half, u64::MAX));
-            let own = around.filter_map(|(_, digest)| self.by_digest.get(digest).filter(|place| place.class == class));
-            let booked: usize = own.map(|place| place.tokens).sum();
-            booked == 0 || (booked.saturating_add(tokens)) as f64 <= time_for
+            let around = self.slots[class.index()].range(self.slot(due - half)..=self.slot(due + half));
+            let booked: usize = around.map(|(_, tokens)| tokens).sum();
+            booked == 0 || self.likely(booked) + tokens as f64 <= time_for
         };
         (0..MOST_SECONDS_TRIED).map(|more| told + LEAST * more).find(is_free).unwrap_or(told).min(MOST)
+    }
+
+    fn slot(&self, at: Instant) -> u64 {
+        (at.saturating_duration_since(self.epoch).as_secs_f64() * SLOTS) as u64
+    }
+
+    /// Tokens of so many booked ones that will be sent.
+    fn likely(&self, booked: usize) -> f64 {
+        let (times, more) = MARGIN;
+        booked as f64 * (times * self.came + more).min(1.0)
     }
 
     fn expire(&mut self, now: Instant) {
         while let Some((_, digest)) = self.in_order.first().copied().filter(|(due, _)| *due + GRACE < now) {
             self.remove(digest);
+            self.came -= NEWS * self.came;
         }
     }
 }
@@ -169,6 +215,40 @@ mod tests {
         assert!(bookings.redeem(1, now + 3 * SECOND));
         assert!(!bookings.redeem(1, now + 3 * SECOND), "the place is used up");
         assert_eq!(bookings.expected(CLASS, now + 3 * SECOND, 1000), 0);
+    }
+
+    /// The longest that anybody is told, and how many tokens of those who obey come in a second at most, when ten times too much
+    /// is offered for so long and this part of it obeys.
+    fn offered_tenfold(obeying: f64, seconds: usize) -> (u64, usize) {
+        let (mut bookings, start) = (Bookings::default(), Instant::now());
+        let (mut longest, mut returning) = (0, vec![0; seconds + MOST.as_secs() as usize + 32]);
+        let mut coming: BTreeSet<(u64, u64)> = BTreeSet::new();
+        for millis in 0..seconds as u64 * 1000 {
+            let now = start + Duration::from_millis(millis);
+            while let Some(&(due, work)) = coming.first().filter(|(due, _)| *due <= millis) {
+                coming.remove(&(due, work));
+                assert!(bookings.redeem(work, now), "who obeys is known");
+                returning[due as usize / 1000] += 10;
+            }
+            // The model does 1000 tokens in a second; 10 of 10 000 come in each millisecond.
+            let told = bookings.book(CLASS, millis, 10, 0.0, 1e-3, 1.0, now).as_secs();
+            longest = longest.max(told);
+            if told < MOST.as_secs() && (millis % 1000) as f64 / 1000.0 < obeying {
+                coming.insert((millis + told * 1000, millis));
+            }
+        }
+        (longest, returning[20..seconds].iter().copied().max().unwrap_or(0))
+    }
+
+    #[test]
+    fn those_who_never_come_back_hold_nobody_up() {
+        let (longest, returning) = offered_tenfold(0.02, 120);
+        assert!(longest < 120 && returning <= 1000, "{longest} s, {returning} tokens in a second");
+        let (longest, returning) = offered_tenfold(0.0, 120);
+        assert!(longest < 120, "{longest} s");
+        assert_eq!(returning, 0);
+        let (longest, returning) = offered_tenfold(1.0, 60);
+        assert!(longest > 400 && returning <= 2000, "all obey: {longest} s, {returning} tokens in a second");
     }
 
     #[test]
