@@ -1,16 +1,18 @@
-//! More than the server can do: what is admitted is quick, the rest is told when to come back, and memory stays where it was.
+//! More than the server can do: what is admitted is quick and kept, the rest is told when to come back, and memory stays where
+//! it was.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{interval, sleep};
 
 use crate::load::{code_of, retry_after};
-use crate::process::Command;
+use crate::process::{Command, Folder};
+use crate::reconcile::{check_integrity, result_of};
 use crate::rng::Rng;
 use crate::setting;
 use crate::statistics::{latencies, mebibytes, quantile};
@@ -36,8 +38,11 @@ struct Answer {
 }
 
 async fn post(client: &Client, url: &str, priority: &str, body: &Value) -> Answer {
+    send(client.post(format!("{url}/v1/verifications")).header("plumbline-priority", priority).json(body)).await
+}
+
+async fn send(request: RequestBuilder) -> Answer {
     let started = Instant::now();
-    let request = client.post(format!("{url}/v1/verifications")).header("plumbline-priority", priority).json(body);
     let response = request.send().await.unwrap();
     let (status, after) = (response.status(), retry_after(&response));
     let text = response.text().await.unwrap();
@@ -73,6 +78,27 @@ struct Seen {
     served: AtomicUsize,
     /// The longest that anybody was told to wait.
     longest: Mutex<Duration>,
+    /// The ids of all that was answered or accepted.
+    acknowledged: Mutex<Vec<String>>,
+}
+
+impl Seen {
+    fn acknowledge(&self, text: &str) {
+        let answer: Value = serde_json::from_str(text).unwrap();
+        let id = answer["id"].as_str().unwrap_or_else(|| panic!("no id: {text}"));
+        self.acknowledged.lock().unwrap().push(id.to_owned());
+    }
+}
+
+/// Work for later.
+async fn leave(client: &Client, url: &str, body: Value, seen: &Seen) {
+    let request = client.post(format!("{url}/v1/verifications")).header("prefer", "respond-async").json(&body);
+    let answer = send(request).await;
+    match answer.status {
+        StatusCode::ACCEPTED => seen.acknowledge(&answer.text),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE if answer.after.is_some() => {}
+        _ => panic!("{answer:?}"),
+    }
 }
 
 /// Sends one request; a patient client comes back when it was told to.
@@ -82,6 +108,7 @@ async fn ask(client: &Client, url: &str, priority: &str, body: Value, patient: b
         match answer.status {
             StatusCode::OK => {
                 seen.admitted.lock().unwrap().push(answer.took);
+                seen.acknowledge(&answer.text);
                 seen.served.fetch_add(usize::from(attempt > 1), Ordering::Relaxed);
                 return;
             }
@@ -144,10 +171,11 @@ struct Measured {
 /// Offers `factor` times what the server can do, for this long.
 async fn overload(time: Duration, factor: f64) -> Measured {
     let client = client();
-    let command = Command::default()
+    let folder = Folder::new("overload");
+    let command = Command::on(folder.path())
         .env("PLUMBLINE_MAX_QUEUE_TOKENS", 16_384)
         .env("PLUMBLINE_FAULT_MICROSECONDS_PER_TOKEN", MICROSECONDS_PER_TOKEN);
-    let (process, url) = command.ready(&client).await;
+    let (mut process, url) = command.ready(&client).await;
     let bodies = Arc::new(Bodies::new(8));
 
     let rate = throughput(&client, &url, &bodies, 32, (time / 4).min(Duration::from_secs(10))).await;
@@ -160,7 +188,7 @@ async fn overload(time: Duration, factor: f64) -> Measured {
     }
     println!("{rate:.0} requests/s; unloaded: {}", latencies(&mut unloaded));
 
-    let (bulk, interactive) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
+    let (bulk, interactive, later) = (Arc::new(Seen::default()), Arc::new(Seen::default()), Arc::new(Seen::default()));
     let started = Instant::now();
     let mut memory = Vec::new();
     let mut tasks = JoinSet::new();
@@ -177,7 +205,13 @@ async fn overload(time: Duration, factor: f64) -> Measured {
         while owed >= 1.0 {
             owed -= 1.0;
             number += 1;
-            let (client, url, body, seen) = (client.clone(), url.clone(), bodies.next(), Arc::clone(&bulk));
+            let (client, url, body) = (client.clone(), url.clone(), bodies.next());
+            if number % 100 == 1 {
+                let seen = Arc::clone(&later);
+                tasks.spawn(async move { leave(&client, &url, body, &seen).await });
+                continue;
+            }
+            let seen = Arc::clone(&bulk);
             let priority = if number % 2 == 0 { "standard" } else { "bulk" };
             // One of 50 does as it is told: about a fifth of what the server can do.
             let patient = number % 50 == 0;
@@ -205,6 +239,18 @@ async fn overload(time: Duration, factor: f64) -> Measured {
     };
     // The service goes on as before.
     assert_eq!(post(&client, &url, "interactive", &bodies.next()).await.status, StatusCode::OK);
+    let mut acknowledged = 0;
+    for seen in [&bulk, &interactive, &later] {
+        let ids = std::mem::take(&mut *seen.acknowledged.lock().unwrap());
+        acknowledged += ids.len();
+        for id in ids {
+            result_of(&client, &url, &id).await;
+        }
+    }
+    println!("{acknowledged} were answered or accepted, all of them are kept");
+    process.terminate();
+    assert_eq!(process.exit().await.code(), Some(0), "{:#?}", process.log());
+    check_integrity(folder.path());
     let admitted = bulk.admitted.lock().unwrap().len();
     println!(
         "offered {number} in {:.0} s: {admitted} admitted ({}), {} refused",
