@@ -174,6 +174,8 @@ async fn overload(time: Duration, factor: f64) -> Measured {
     let folder = Folder::new("overload");
     let command = Command::on(folder.path())
         .env("PLUMBLINE_MAX_QUEUE_TOKENS", 16_384)
+        // Full before memory is compared.
+        .env("PLUMBLINE_WINDOW_SECONDS", 20)
         .env("PLUMBLINE_FAULT_MICROSECONDS_PER_TOKEN", MICROSECONDS_PER_TOKEN);
     let (mut process, url) = command.ready(&client).await;
     let bodies = Arc::new(Bodies::new(8));
@@ -188,7 +190,7 @@ async fn overload(time: Duration, factor: f64) -> Measured {
     }
     println!("{rate:.0} requests/s; unloaded: {}", latencies(&mut unloaded));
 
-    let (bulk, interactive, later) = (Arc::new(Seen::default()), Arc::new(Seen::default()), Arc::new(Seen::default()));
+    let [interactive, standard, bulk, later]: [Arc<Seen>; 4] = std::array::from_fn(|_| Arc::default());
     let started = Instant::now();
     let mut memory = Vec::new();
     let mut tasks = JoinSet::new();
@@ -211,10 +213,10 @@ async fn overload(time: Duration, factor: f64) -> Measured {
                 tasks.spawn(async move { leave(&client, &url, body, &seen).await });
                 continue;
             }
-            let seen = Arc::clone(&bulk);
-            let priority = if number % 2 == 0 { "standard" } else { "bulk" };
+            let (priority, seen) = if number % 2 == 0 { ("standard", &standard) } else { ("bulk", &bulk) };
+            let seen = Arc::clone(seen);
             // One of 50 does as it is told: about a fifth of what the server can do.
-            let patient = number % 50 == 0;
+            let patient = number % 50 < 2 && number % 100 >= 2;
             tasks.spawn(async move { ask(&client, &url, priority, body, patient, &seen).await });
         }
         while owed_interactive >= 1.0 {
@@ -237,10 +239,24 @@ async fn overload(time: Duration, factor: f64) -> Measured {
         let within = |at: &Duration| (from..to).contains(&(at.as_secs_f64() / time.as_secs_f64()));
         memory.iter().filter(|(at, _)| within(at)).map(|(_, bytes)| *bytes).collect::<Vec<_>>()
     };
+    println!("offered {number} in {:.0} s", time.as_secs_f64());
+    for (name, seen) in [("standard", &standard), ("bulk", &bulk)] {
+        let mut admitted = seen.admitted.lock().unwrap();
+        let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        println!(
+            "{name}: {} admitted ({}), {} refused, {} came back when told to, {} of them were served then, the longest Retry-After was {} s",
+            admitted.len(),
+            latencies(&mut admitted),
+            count(&seen.refused),
+            count(&seen.came_back),
+            count(&seen.served),
+            seen.longest.lock().unwrap().as_secs()
+        );
+    }
     // The service goes on as before.
     assert_eq!(post(&client, &url, "interactive", &bodies.next()).await.status, StatusCode::OK);
     let mut acknowledged = 0;
-    for seen in [&bulk, &interactive, &later] {
+    for seen in [&interactive, &standard, &bulk, &later] {
         let ids = std::mem::take(&mut *seen.acknowledged.lock().unwrap());
         acknowledged += ids.len();
         for id in ids {
@@ -251,21 +267,16 @@ async fn overload(time: Duration, factor: f64) -> Measured {
     process.terminate();
     assert_eq!(process.exit().await.code(), Some(0), "{:#?}", process.log());
     check_integrity(folder.path());
-    let admitted = bulk.admitted.lock().unwrap().len();
-    println!(
-        "offered {number} in {:.0} s: {admitted} admitted ({}), {} refused",
-        time.as_secs_f64(),
-        latencies(&mut bulk.admitted.lock().unwrap()),
-        bulk.refused.load(Ordering::Relaxed)
-    );
-    println!("the longest Retry-After was {} s", bulk.longest.lock().unwrap().as_secs());
+    let total = |count: fn(&Seen) -> &AtomicUsize| {
+        [&standard, &bulk].iter().map(|seen| count(seen).load(Ordering::Relaxed)).sum::<usize>()
+    };
     Measured {
         unloaded,
         interactive: std::mem::take(&mut interactive.admitted.lock().unwrap()),
-        refused: bulk.refused.load(Ordering::Relaxed),
-        admitted,
-        came_back: bulk.came_back.load(Ordering::Relaxed),
-        served: bulk.served.load(Ordering::Relaxed),
+        refused: total(|seen| &seen.refused),
+        admitted: [&standard, &bulk].map(|seen| seen.admitted.lock().unwrap().len()).iter().sum(),
+        came_back: total(|seen| &seen.came_back),
+        served: total(|seen| &seen.served),
         early: between(0.25, 0.5),
         late: between(0.5, 1.0),
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::batching::Budgets;
-use crate::bookings::Bookings;
+use crate::bookings::{Ahead, Bookings, Refused};
 use crate::entry::Amount;
 use crate::pace::{BatchTime, Pace};
 use crate::{Class, SchedulerConfig, SubmitError};
@@ -40,7 +40,7 @@ pub(crate) struct Admission {
     traffic: [Traffic; 3],
     /// What each model thread is doing.
     threads: Vec<Doing>,
-    bookings: Bookings,
+    bookings: [Bookings; 3],
     /// Tokens of recent batches by class.
     served: [f64; 3],
 }
@@ -74,7 +74,7 @@ impl Admission {
             pace: Pace::default(),
             traffic: Default::default(),
             threads: vec![Doing::Nothing; threads],
-            bookings: Bookings::default(),
+            bookings: Default::default(),
             served: [0.0; 3],
         }
     }
@@ -139,11 +139,11 @@ impl Admission {
             return Err(SubmitError::TooLarge { tokens, limit: self.limit });
         }
         self.traffic[class.index()].note(tokens, now);
-        let returning = self.bookings.redeem(digest, now);
-        let kept =
-            |bookings: &mut Bookings, most: usize| if returning { 0 } else { bookings.expected(class, now, most) };
+        let returning = self.bookings[class.index()].redeem(digest, now);
+        let refused = Refused { digest, tokens, again: returning };
+        let kept = |bookings: &mut Bookings, most: usize| if returning { 0 } else { bookings.expected(now, most) };
 
-        let kept_tokens = kept(&mut self.bookings, most / 2);
+        let kept_tokens = kept(&mut self.bookings[class.index()], most / 2);
         let beyond = self.beyond_the_limit(class, tokens, waiting, kept_tokens);
         if beyond > 0 {
             // Room comes with the next batch that is taken.
@@ -151,18 +151,18 @@ impl Admission {
                 let batches = beyond.div_ceil(self.batch_tokens) - 1;
                 self.rest(line, now) + batches as f64 * line.batch(self.batch_tokens)
             });
-            let retry_after = self.book(class, digest, tokens, earliest, 1.0, now);
+            let retry_after = self.book(class, refused, earliest, 1.0, now);
             let queued_tokens = waiting.iter().map(|amount| amount.tokens).sum();
             return Err(SubmitError::QueueFull { queued_tokens, limit: most, retry_after });
         }
         if let (Class::Interactive, Some(line)) = (class, line) {
             let alone = line.batches(tokens, self.batch_tokens).max(self.alone(line, class));
             let bound = self.stretch * alone * if returning { BOOKED_STRETCH } else { 1.0 };
-            let kept = kept(&mut self.bookings, line.tokens_within(bound / 2.0));
+            let kept = kept(&mut self.bookings[class.index()], line.tokens_within(bound / 2.0));
             let estimate = self.estimate(line, tokens + kept, waiting, now);
             let busy = kept > 0 || waiting[0].tokens > 0 || self.rest(line, now) > 0.0;
             if busy && estimate > bound {
-                let retry_after = self.book(class, digest, tokens, Some(estimate - bound), bound, now);
+                let retry_after = self.book(class, refused, Some(estimate - bound), bound, now);
                 return Err(SubmitError::TooSlow {
                     estimate: Duration::from_secs_f64(estimate),
                     bound: Duration::from_secs_f64(bound),
@@ -170,7 +170,7 @@ impl Admission {
                 });
             }
         }
-        self.bookings.remove(digest);
+        self.bookings[class.index()].remove(digest);
         Ok(())
     }
 
@@ -240,19 +240,12 @@ impl Admission {
     }
 
     /// Finds refused work a time to come again; `earliest` is unknown before anything was measured.
-    fn book(
-        &mut self,
-        class: Class,
-        digest: u64,
-        tokens: usize,
-        earliest: Option<f64>,
-        window: f64,
-        now: Instant,
-    ) -> Duration {
+    fn book(&mut self, class: Class, refused: Refused, earliest: Option<f64>, window: f64, now: Instant) -> Duration {
         let told = match (self.pace.line(), earliest) {
             (Some(line), Some(earliest)) => {
                 let speed = BOOKED_SPEED * self.share(class, now) * self.present().max(1) as f64;
-                self.bookings.book(class, digest, tokens, earliest, line.token / speed, window, now)
+                let ahead = Ahead { earliest, token_seconds: line.token / speed, window };
+                self.bookings[class.index()].book(refused, ahead, now)
             }
             _ => Duration::from_secs(1),
         };

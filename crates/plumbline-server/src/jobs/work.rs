@@ -1,7 +1,7 @@
 //! One job.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_store::{Job, Packed, Pending, Started, StoreError};
 
@@ -99,8 +99,29 @@ async fn answered(state: &Arc<AppState>, job: &Job, packed: Packed) -> End {
         if !matches!(problem.code.status().as_u16(), 429 | 503) {
             return End::Failed(problem);
         }
-        if drained(state, problem.retry_after.unwrap_or(INTERVAL)).await {
+        let told = problem.retry_after.unwrap_or(INTERVAL);
+        let draining = match problem.code.status().as_u16() {
+            429 => drained_in_line(state, told).await,
+            _ => drained(state, told).await,
+        };
+        if draining {
             return End::Later;
+        }
+    }
+}
+
+/// Waits as [`drained`], but no longer than others are before it: a job sees for itself when the queue is empty, while those who
+/// were told when to come back may have gone for good.
+async fn drained_in_line(state: &AppState, told: Duration) -> bool {
+    let until = Instant::now() + told;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if drained(state, left.min(INTERVAL)).await {
+            return true;
+        }
+        let (waiting, _) = state.scheduler.queued();
+        if waiting == 0 || left <= INTERVAL {
+            return false;
         }
     }
 }
