@@ -52,7 +52,8 @@ pub(super) fn entries(at: &At<'_>) -> Found<Entries> {
             None => return Err(entry.missing("logprob", Code::MissingLogprobs, "is missing")),
         });
         if let Some((key, id)) = entry_id(&entry)? {
-            form = Some(key);
+            // Entries of several forms are pointed at as a whole.
+            form = Some(if form.is_none_or(|other| other == key) { key } else { "" });
             ids.push(id);
         }
     }
@@ -147,6 +148,16 @@ mod tests {
         let place = ArrayPlace::default();
         let pairs = Tokens { ids: pairs.to_vec(), logprobs, ids_place: place.clone(), logprobs_place: place };
         spread(pairs, &At::new("/response", &json!(sampled)), gaps).ok().map(|tokens| tokens.logprobs)
+    }
+
+    #[test]
+    fn entries_of_several_forms_are_pointed_at_as_a_whole() {
+        let within = |content: serde_json::Value| entries(&At::new("/content", &content)).ok().unwrap().ids;
+        let old = json!({"token": "token_id:7", "logprob": -1.0});
+        let new = json!({"token_id": 8, "logprob": -1.0});
+        assert_eq!(within(json!([old, old])), Some((vec![7, 7], "/token")));
+        assert_eq!(within(json!([new, new])), Some((vec![8, 8], "/token_id")));
+        assert_eq!(within(json!([new, old, old])), Some((vec![8, 7, 7], "")));
     }
 
     #[test]
