@@ -1,0 +1,227 @@
+"""How much longer do a rollout loop's steps take with Plumbline's client in it?
+
+    python benchmarks/rollout_loop.py [--url http://127.0.0.1:8080] [--steps 200] [--json]
+
+Without `--url` the servers are fakes: one that accepts everything, one that accepts connections and never answers, one that says 429,
+and a port where nothing listens. Each step takes 50 ms and hands over 64 sequences of 128 + 512 tokens: 650,000 sampled tokens a second,
+far beyond what one worker samples, so what cannot be encoded within the client's share of the interpreter is dropped and counted.
+
+The steps are of four kinds:
+- `gpu`: the interpreter is free (`time.sleep`), as while a GPU works;
+- `ops`: 100 calls of half a millisecond into C that give the GIL back, as a loop of torch operations;
+- `mixed`: half `ops`, half Python;
+- `python`: pure Python that never gives the GIL back, the worst case.
+
+Steps with and without the client alternate in blocks, so that a machine that is busy with other things disturbs both alike. Printed are
+medians of steps and the growth with its 95 % bootstrap interval over blocks. Run it on a quiet machine with two cores or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+import statistics
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Optional
+
+from plumbline_client import Client, Rollout
+
+STEP_SECONDS = 0.05
+SEQUENCES, PROMPT, COMPLETION = 64, 128, 512
+BLOCK = 10
+
+
+class Fake(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    status = 202
+
+    def do_POST(self) -> None:  # noqa: N802
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = b"{}"
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if self.status == 429:
+            self.send_header("Retry-After", "1")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Refusing(Fake):
+    status = 429
+
+
+def serve(handler: type[BaseHTTPRequestHandler]) -> str:
+    """A fake server in a process of its own: it must not take this interpreter's time."""
+    import multiprocessing
+
+    ready = multiprocessing.get_context("spawn").Queue()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(handler, ready), daemon=True)
+    process.start()
+    return f"http://127.0.0.1:{ready.get(timeout=60)}"
+
+
+def _serve(handler: type[BaseHTTPRequestHandler], ready: Any) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    ready.put(server.server_address[1])
+    server.serve_forever()
+
+
+def silent() -> str:
+    """Takes connections and never answers."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    kept = []
+
+    def accept() -> None:
+        while True:
+            kept.append(listener.accept()[0])
+
+    threading.Thread(target=accept, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def dead() -> str:
+    """A port where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def rollouts() -> list[Rollout]:
+    rng = random.Random(1)
+    ids = lambda n: [rng.randrange(2000) for _ in range(n)]  # noqa: E731
+    numbers = [[-rng.expovariate(1.0) for _ in range(COMPLETION)] for _ in range(SEQUENCES)]
+    return [Rollout(ids(PROMPT), ids(COMPLETION), logprobs) for logprobs in numbers]
+
+
+PAYLOAD = random.Random(2).randbytes(8192)
+
+
+def calibrate(work: Callable[[int], None]) -> int:
+    """How much of a work makes a step of the right length."""
+    amount = 1
+    while True:
+        began = time.perf_counter()
+        work(amount)
+        took = time.perf_counter() - began
+        if took > STEP_SECONDS / 2:
+            return max(1, round(amount * STEP_SECONDS / took))
+        amount *= 2
+
+
+def sleeping(_: int) -> None:
+    time.sleep(STEP_SECONDS)
+
+
+def operations(amount: int) -> None:
+    for _ in range(amount):
+        zlib.compress(PAYLOAD, 1)  # gives the GIL back
+
+
+def python(amount: int) -> None:
+    total = 0
+    for index in range(amount):
+        total += index & 7
+
+
+def step_kinds() -> dict[str, Callable[[], None]]:
+    ops, plain = calibrate(operations), calibrate(python)
+    return {
+        "gpu": lambda: sleeping(0),
+        "ops": lambda: operations(ops),
+        "mixed": lambda: (operations(ops // 2), python(plain // 2))[0],
+        "python": lambda: python(plain),
+    }
+
+
+def measure(step: Callable[[], None], client: Client, batch: list[Rollout], steps: int) -> tuple[list[float], list[float]]:
+    """Means of blocks of steps without and with submissions."""
+    without, with_client = [], []
+    for _ in range(steps // BLOCK):
+        # What was queued is worked on during the block that it belongs to, and not during the other one.
+        client.flush(0.0)
+        for submits, times in ((False, without), (True, with_client)):
+            taken = []
+            for _ in range(BLOCK):
+                began = time.perf_counter()
+                step()
+                if submits:
+                    client.submit(batch)
+                taken.append(time.perf_counter() - began)
+            times.append(statistics.median(taken))
+            if submits:
+                settle(client)
+    return without, with_client
+
+
+def settle(client: Client) -> None:
+    """Lets go of what is queued, so that the next block without the client is one."""
+    worker = client._worker
+    with worker._changed:
+        dropped = list(worker._queue)
+        worker._queue.clear()
+        worker._queued = worker._queued_bytes = 0
+    for lot in dropped:
+        client._worker.counters.dropped("end_of_block", lot.count, lot.size)
+    time.sleep(0.3)
+
+
+def growth(without: list[float], with_client: list[float]) -> tuple[float, float, float]:
+    """Percent, with a bootstrap interval over blocks."""
+    pairs = [100 * (b / a - 1) for a, b in zip(without, with_client)]
+    rng = random.Random(3)
+    means = sorted(statistics.median(rng.choices(pairs, k=len(pairs))) for _ in range(2000))
+    return statistics.median(pairs), means[50], means[1949]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", help="a real server instead of the fakes")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--gil-share", type=float, default=None)
+    parser.add_argument("--json", action="store_true", help="one JSON line for each measurement")
+    arguments = parser.parse_args()
+    servers: dict[str, Optional[str]] = (
+        {"real": arguments.url}
+        if arguments.url
+        else {"accepting": serve(Fake), "silent": silent(), "429": serve(Refusing), "dead": dead()}
+    )
+    options: dict[str, Any] = {} if arguments.gil_share is None else {"gil_share": arguments.gil_share}
+    batch = rollouts()
+    print(f"{'server':10} {'step':8} {'ms':>7} {'growth %':>9} {'95 % interval':>18}   submit us  accepted/submitted")
+    for server, url in servers.items():
+        for kind, step in step_kinds().items():
+            client = Client(url or "", run="benchmark", exit_timeout=0.0, **options)
+            for _ in range(3):
+                step()
+            without, with_client = measure(step, client, batch, arguments.steps)
+            middle, low, high = growth(without, with_client)
+            calls = []
+            for _ in range(50):
+                began = time.perf_counter()
+                client.submit(batch)
+                calls.append(time.perf_counter() - began)
+                time.sleep(0.001)
+            stats = client.stats()
+            client.close(0.0)
+            submit = statistics.median(calls) * 1e6
+            if arguments.json:
+                print(json.dumps({"server": server, "step": kind, "growth": [middle, low, high], "submit_us": submit}))
+                continue
+            print(
+                f"{server:10} {kind:8} {statistics.median(without) * 1e3:7.2f} {middle:9.2f} {low:8.2f} to {high:6.2f}"
+                f"   {submit:9.0f}  {stats.accepted}/{stats.submitted}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
