@@ -13,7 +13,8 @@ The steps are of four kinds:
 - `python`: pure Python that never gives the GIL back, the worst case.
 
 Steps with and without the client alternate in blocks, so that a machine that is busy with other things disturbs both alike. Printed are
-medians of steps and the growth with its 95 % bootstrap interval over blocks. Run it on a quiet machine with two cores or more.
+mean times of steps and the growth with its 95 % bootstrap interval over pairs of blocks. Run it on a quiet machine with two cores or more;
+`nice -n -10` helps where other things run.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def measure(step: Callable[[], None], client: Client, batch: list[Rollout], step
                 if submits:
                     client.submit(batch)
                 taken.append(time.perf_counter() - began)
-            times.append(statistics.median(taken))
+            times.append(statistics.mean(taken))
             if submits:
                 settle(client)
     return without, with_client
@@ -190,9 +191,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line for each measurement")
     arguments = parser.parse_args()
     servers: dict[str, Optional[str]] = (
-        {"real": arguments.url}
-        if arguments.url
-        else {"accepting": serve(Fake), "silent": silent(), "429": serve(Refusing), "dead": dead()}
+        {"real": arguments.url} if arguments.url else {"accepting": serve(Fake), "silent": silent(), "429": serve(Refusing), "dead": dead()}
     )
     options: dict[str, Any] = {} if arguments.gil_share is None else {"gil_share": arguments.gil_share}
     batch = rollouts()

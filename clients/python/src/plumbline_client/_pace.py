@@ -1,19 +1,23 @@
 """Keeps the background thread from taking the interpreter away from the rollout loop.
 
 Encoding JSON holds the GIL. It is done in pieces of some ten microseconds, with a real pause after each, so a loop that comes back
-from the GPU waits for one piece at most. If the pause takes longer than asked for, somebody else wants the interpreter: then
-encoding is slowed down until it holds the GIL for `share` of the time at most.
+from the GPU waits for one piece at most, and seldom for one at all: pauses are nine times as long as the work. If a pause takes
+milliseconds longer than asked for, somebody else holds the interpreter without giving it away: then encoding is slowed down until it
+holds the GIL for `share` of the time at most.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
-PAUSE = 50e-6
+SHARE = 0.1
+"""Part of the time for which the GIL may be held as long as nobody else holds it for long."""
+
+SHORTEST = 50e-6
 """A pause that makes the scheduler run somebody else. `sleep(0)` would take the GIL back at once."""
 
-CONTENDED = 1e-3
-"""A pause that took so much longer means that the GIL was held by others: they give it up after 5 ms only."""
+LONGEST = 0.1
 
 MEMORY = 0.1
 """Seconds for which contention is assumed to go on."""
@@ -36,14 +40,11 @@ class Pace:
 
     def __call__(self) -> None:
         """Pauses, longer where the interpreter is wanted by others."""
-        if self._share >= 1:
-            return
         end = time.perf_counter()
-        worked = end - self._began
-        pause = PAUSE
-        if end < self._contended_until and not self.hurry:
-            pause = max(PAUSE, worked * (1 / self._share - 1))
+        share = 1.0 if self.hurry else self._share if end < self._contended_until else max(SHARE, self._share)
+        pause = min(LONGEST, max(SHORTEST, (end - self._began) * (1 / share - 1)))
         time.sleep(pause)
         self._began = time.perf_counter()
-        if self._began - end - pause > CONTENDED:
+        # A thread that does not let go of the GIL is made to after the switch interval.
+        if self._began - end - pause > sys.getswitchinterval() * 0.8:
             self._contended_until = self._began + MEMORY
