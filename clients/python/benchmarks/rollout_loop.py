@@ -98,7 +98,10 @@ def dead() -> str:
 
 def rollouts() -> list[Rollout]:
     rng = random.Random(1)
-    ids = lambda n: [rng.randrange(2000) for _ in range(n)]  # noqa: E731
+
+    def ids(count: int) -> list[int]:
+        return [rng.randrange(2000) for _ in range(count)]
+
     numbers = [[-rng.expovariate(1.0) for _ in range(COMPLETION)] for _ in range(SEQUENCES)]
     return [Rollout(ids(PROMPT), ids(COMPLETION), logprobs) for logprobs in numbers]
 
@@ -135,17 +138,23 @@ def python(amount: int) -> None:
 
 def step_kinds() -> dict[str, Callable[[], None]]:
     ops, plain = calibrate(operations), calibrate(python)
+
+    def mixed() -> None:
+        operations(ops // 2)
+        python(plain // 2)
+
     return {
         "gpu": lambda: sleeping(0),
         "ops": lambda: operations(ops),
-        "mixed": lambda: (operations(ops // 2), python(plain // 2))[0],
+        "mixed": mixed,
         "python": lambda: python(plain),
     }
 
 
 def measure(step: Callable[[], None], client: Client, batch: list[Rollout], steps: int) -> tuple[list[float], list[float]]:
     """Means of blocks of steps without and with submissions."""
-    without, with_client = [], []
+    without: list[float] = []
+    with_client: list[float] = []
     for _ in range(steps // BLOCK):
         # What was queued is worked on during the block that it belongs to, and not during the other one.
         client.flush(0.0)

@@ -74,6 +74,18 @@ class Api:
             self._idle.append(connection)
         return response
 
+    def close(self) -> None:
+        """Closes idle connections; later calls open new ones."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def __del__(self) -> None:
+        """A client that was forgotten leaves no socket open."""
+        for connection in self._idle:
+            connection.close()
+
     def post(self, head: str, include: Iterable[str], items: Iterable[Item], later: bool, timeout: float) -> Response:
         """POST /v1/verifications. Sent under one key, so that a retry counts once."""
         key = uuid.uuid4().hex

@@ -1,40 +1,51 @@
-"""What happens to clients when the process forks or ends."""
+"""What happens to clients when they are forgotten, when the process forks, and when it ends."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import time
 import weakref
 from typing import Any, Protocol
 
 
-class _Living(Protocol):
+class _Client(Protocol):
     def _after_fork(self) -> None: ...
 
-    def _at_exit(self) -> None: ...
+
+class _Worker(Protocol):
+    def retire(self) -> None: ...
+
+    def at_exit(self, waited: float) -> None: ...
 
 
-_living: dict[int, weakref.ref[Any]] = {}
+_clients: dict[int, weakref.ref[Any]] = {}
+_workers: dict[int, weakref.ref[Any]] = {}
 
 
-def register(client: _Living) -> None:
-    """From now on until the client is gone."""
-    key = id(client)
-    _living[key] = weakref.ref(client, lambda _: _living.pop(key, None))
+def register(client: _Client, worker: _Worker) -> None:
+    """Both are known until they are gone. A worker lives on, by its thread, until what its forgotten client had queued is sent."""
+    key, own = id(client), id(worker)
+    _clients[key] = weakref.ref(client, lambda _: _clients.pop(key, None))
+    _workers[own] = weakref.ref(worker, lambda _: _workers.pop(own, None))
+    weakref.finalize(client, worker.retire).atexit = False
 
 
-def _clients() -> list[Any]:
-    return [client for client in (reference() for reference in list(_living.values())) if client is not None]
+def _alive(references: dict[int, weakref.ref[Any]]) -> list[Any]:
+    return [found for found in (reference() for reference in list(references.values())) if found is not None]
 
 
 def _after_fork() -> None:
-    for client in _clients():
+    # What the parent has queued is the parent's.
+    _workers.clear()
+    for client in _alive(_clients):
         client._after_fork()
 
 
 def _at_exit() -> None:
-    for client in _clients():
-        client._at_exit()
+    began = time.monotonic()
+    for worker in _alive(_workers):
+        worker.at_exit(time.monotonic() - began)
 
 
 # Not on Windows.

@@ -21,6 +21,9 @@ from .errors import ConversionError
 from .rollout import Item, Rejected
 from .stats import Counters
 
+IDLE_SECONDS = 5.0
+"""How often an idle thread looks whether its client is still there."""
+
 
 @dataclass
 class Lot:
@@ -52,7 +55,7 @@ class Worker:
         self._queue: deque[Lot] = deque()
         self._queued = self._queued_bytes = 0
         self._flushes = 0
-        self._closing = False
+        self._closing = self._retired = False
         self._thread: Optional[threading.Thread] = None
         self._pace = Pace(config.gil_share)
         self._delivery = Delivery(config, self.counters, self.log, self._stop, self._new_key, self._wake)
@@ -139,6 +142,15 @@ class Worker:
             thread.join(1.0)
         return done
 
+    def retire(self) -> None:
+        """The client was forgotten: the thread ends when the queue is empty."""
+        # Garbage may be collected anywhere, also while this very lock is held: nothing is waited for here.
+        self._retired = True
+
+    def at_exit(self, waited: float) -> None:
+        """The process ends, and others have used so much of the time already."""
+        self.close(max(0.0, self._config.exit_timeout - waited))
+
     # Below, with the lock held.
 
     def _fits(self, count: int, size: int) -> bool:
@@ -170,6 +182,12 @@ class Worker:
         return f"{self._uid}-{next(self._batch_numbers)}"
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        finally:
+            self._delivery.connection.close()
+
+    def _loop(self) -> None:
         while True:
             batch: Optional[Batch] = None
             try:
@@ -235,7 +253,7 @@ class Worker:
     def _take(self, until: Optional[float]) -> bool:
         with self._changed:
             while not self._queue:
-                if self._closing or (until is not None and self._flushes):
+                if self._closing or self._retired or (until is not None and self._flushes):
                     return False
                 if until is None and self._working_on is not None:
                     self._working_on = None
@@ -243,7 +261,8 @@ class Worker:
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
                     return False
-                self._changed.wait(left)
+                # Not for ever: `retire` cannot notify.
+                self._changed.wait(IDLE_SECONDS if left is None else left)
             lot = self._queue.popleft()
             self._queued -= lot.count
             self._queued_bytes -= lot.size

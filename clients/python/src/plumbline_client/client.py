@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -120,7 +119,7 @@ class Client:
     def _begin(self) -> None:
         self._api = Api(self._config)
         self._worker = Worker(self._config)
-        _lifecycle.register(self)
+        _lifecycle.register(self, self._worker)
 
     # Rollout loops: never raises, never waits.
 
@@ -223,7 +222,9 @@ class Client:
 
     def close(self, timeout: float = 5.0) -> bool:
         """Flushes for so long, drops the rest, ends the thread. Later submissions are dropped. May be called again."""
-        return self._worker.close(timeout)
+        done = self._worker.close(timeout)
+        self._api.close()
+        return done
 
     def __enter__(self) -> Client:
         """Closes at the end of the block."""
@@ -308,10 +309,6 @@ class Client:
     def _after_fork(self) -> None:
         # Locks may be held by threads that this process does not have: nothing of the parent's is touched.
         self._begin()
-
-    def _at_exit(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._worker.close(self._config.exit_timeout)
 
 
 def _listed(items: Union[Item, Iterable[Item]], policy_version: Optional[str]) -> Iterable[Item]:
