@@ -1,6 +1,6 @@
 """How much longer do a rollout loop's steps take with Plumbline's client in it?
 
-    python benchmarks/rollout_loop.py [--url http://127.0.0.1:8080] [--steps 200] [--json]
+    python benchmarks/rollout_loop.py [--url http://127.0.0.1:8080] [--steps 100]
 
 Without `--url` the servers are fakes: one that accepts everything, one that accepts connections and never answers, one that says 429,
 and a port where nothing listens. Each step takes 50 ms and hands over 64 sequences of 128 + 512 tokens: 650,000 sampled tokens a second,
@@ -12,15 +12,17 @@ The steps are of four kinds:
 - `mixed`: half `ops`, half Python;
 - `python`: pure Python that never gives the GIL back, the worst case.
 
-Steps with and without the client alternate in blocks, so that a machine that is busy with other things disturbs both alike. Printed are
-mean times of steps and the growth with its 95 % bootstrap interval over pairs of blocks. Run it on a quiet machine with two cores or more;
-`nice -n -10` helps where other things run.
+Blocks of steps with and without the client take turns. Two numbers tell what the client costs:
+
+- `growth`: of the mean step, with its 95 % bootstrap interval over pairs of blocks. On a machine that does other things as well the
+  interval is wide for every kind but `gpu`; `nice -n -10` helps.
+- `background`: CPU time of the client's thread in percent of the loop's time. The loop can wait for the interpreter only while this thread
+  has it, so this plus the time of `submit` bounds the growth, and other programs hardly change it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import socket
 import statistics
@@ -28,6 +30,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Optional
 
@@ -35,7 +38,7 @@ from plumbline_client import Client, Rollout
 
 STEP_SECONDS = 0.05
 SEQUENCES, PROMPT, COMPLETION = 64, 128, 512
-BLOCK = 10
+BLOCK = 20
 
 
 class Fake(BaseHTTPRequestHandler):
@@ -151,25 +154,46 @@ def step_kinds() -> dict[str, Callable[[], None]]:
     }
 
 
-def measure(step: Callable[[], None], client: Client, batch: list[Rollout], steps: int) -> tuple[list[float], list[float]]:
-    """Means of blocks of steps without and with submissions."""
+@dataclass
+class Measured:
+    without: list[float]
+    """Mean seconds of a step, block by block."""
+    with_client: list[float]
+    background: float
+    """CPU seconds of the background thread for each second of the loop with the client."""
+    submit: float
+    """Seconds of a submission, median."""
+
+
+def measure(step: Callable[[], None], client: Client, batch: list[Rollout], steps: int) -> Measured:
+    """Blocks of steps without and with submissions take turns."""
     without: list[float] = []
     with_client: list[float] = []
-    for _ in range(steps // BLOCK):
-        # What was queued is worked on during the block that it belongs to, and not during the other one.
-        client.flush(0.0)
-        for submits, times in ((False, without), (True, with_client)):
-            taken = []
-            for _ in range(BLOCK):
-                began = time.perf_counter()
-                step()
-                if submits:
-                    client.submit(batch)
-                taken.append(time.perf_counter() - began)
-            times.append(statistics.mean(taken))
-            if submits:
-                settle(client)
-    return without, with_client
+    submissions: list[float] = []
+    background = wall = 0.0
+    for _ in range(max(2, steps // BLOCK)):
+        without.append(statistics.mean(timed(step) for _ in range(BLOCK)))
+        taken = []
+        others = time.process_time() - time.thread_time()
+        for _ in range(BLOCK):
+            began = time.perf_counter()
+            step()
+            handed_over = time.perf_counter()
+            client.submit(batch)
+            ended = time.perf_counter()
+            submissions.append(ended - handed_over)
+            taken.append(ended - began)
+        background += time.process_time() - time.thread_time() - others
+        wall += sum(taken)
+        with_client.append(statistics.mean(taken))
+        settle(client)
+    return Measured(without, with_client, background / wall, statistics.median(submissions))
+
+
+def timed(step: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
 
 
 def settle(client: Client) -> None:
@@ -195,38 +219,25 @@ def growth(without: list[float], with_client: list[float]) -> tuple[float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a real server instead of the fakes")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100, help="with the client, for each kind and server")
     parser.add_argument("--gil-share", type=float, default=None)
-    parser.add_argument("--json", action="store_true", help="one JSON line for each measurement")
     arguments = parser.parse_args()
     servers: dict[str, Optional[str]] = (
         {"real": arguments.url} if arguments.url else {"accepting": serve(Fake), "silent": silent(), "429": serve(Refusing), "dead": dead()}
     )
     options: dict[str, Any] = {} if arguments.gil_share is None else {"gil_share": arguments.gil_share}
     batch = rollouts()
-    print(f"{'server':10} {'step':8} {'ms':>7} {'growth %':>9} {'95 % interval':>18}   submit us  accepted/submitted")
+    print("server     step     ms without  growth %   95 % interval  background %  submit us  accepted/submitted")
     for server, url in servers.items():
         for kind, step in step_kinds().items():
             client = Client(url or "", run="benchmark", exit_timeout=0.0, **options)
-            for _ in range(3):
-                step()
-            without, with_client = measure(step, client, batch, arguments.steps)
-            middle, low, high = growth(without, with_client)
-            calls = []
-            for _ in range(50):
-                began = time.perf_counter()
-                client.submit(batch)
-                calls.append(time.perf_counter() - began)
-                time.sleep(0.001)
+            found = measure(step, client, batch, arguments.steps)
             stats = client.stats()
             client.close(0.0)
-            submit = statistics.median(calls) * 1e6
-            if arguments.json:
-                print(json.dumps({"server": server, "step": kind, "growth": [middle, low, high], "submit_us": submit}))
-                continue
+            middle, low, high = growth(found.without, found.with_client)
             print(
-                f"{server:10} {kind:8} {statistics.median(without) * 1e3:7.2f} {middle:9.2f} {low:8.2f} to {high:6.2f}"
-                f"   {submit:9.0f}  {stats.accepted}/{stats.submitted}",
+                f"{server:10} {kind:8} {statistics.median(found.without) * 1e3:10.2f} {middle:9.2f} {low:6.2f} to {high:6.2f}"
+                f" {found.background * 100:13.2f} {found.submit * 1e6:10.0f}  {stats.accepted}/{stats.submitted}",
                 flush=True,
             )
 

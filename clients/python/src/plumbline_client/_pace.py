@@ -1,7 +1,7 @@
 """Keeps the background thread from taking the interpreter away from the rollout loop.
 
 Encoding JSON holds the GIL. It is done in pieces of some ten microseconds, with a real pause after each, so a loop that comes back
-from the GPU waits for one piece at most, and seldom for one at all: pauses are nine times as long as the work. If a pause takes
+from the GPU waits for one piece at most, and seldom for one at all: pauses are nineteen times as long as the work. If a pause takes
 milliseconds longer than asked for, somebody else holds the interpreter without giving it away: then encoding is slowed down until it
 holds the GIL for `share` of the time at most.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 
-SHARE = 0.1
+SHARE = 0.05
 """Part of the time for which the GIL may be held as long as nobody else holds it for long."""
 
 SHORTEST = 50e-6

@@ -65,7 +65,7 @@ class Client:
         retry_seconds: float = 600.0,
         max_backoff: float = 30.0,
         exit_timeout: float = 5.0,
-        gil_share: float = 0.01,
+        gil_share: float = 0.005,
     ) -> None:
         """Connects to nothing yet. Raises ValueError for what cannot work.
 
