@@ -12,12 +12,12 @@ The steps are of four kinds:
 - `mixed`: half `ops`, half Python;
 - `python`: pure Python that never gives the GIL back, the worst case.
 
-Blocks of steps with and without the client take turns. Two numbers tell what the client costs:
+Steps with and without the client take turns: in the latter nothing is submitted and the background thread is held at a gate, so both
+see the same machine. Two numbers tell what the client costs:
 
-- `growth`: of the mean step, with its 95 % bootstrap interval over pairs of blocks. On a machine that does other things as well the
-  interval is wide for every kind but `gpu`; `nice -n -10` helps.
-- `background`: CPU time of the client's thread in percent of the loop's time. The loop can wait for the interpreter only while this thread
-  has it, so this plus the time of `submit` bounds the growth, and other programs hardly change it.
+- `growth`: of a step, trimmed mean over pairs of neighbouring steps, with its 95 % bootstrap interval;
+- `background`: CPU time of the client's thread in percent of the time of the steps with it. The loop can wait for the interpreter only
+  while this thread has it. In `gpu` and `ops` most of it is time in which the loop does not want the interpreter.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Optional
 
 from plumbline_client import Client, Rollout
+from plumbline_client._pace import Pace
 
 STEP_SECONDS = 0.05
 SEQUENCES, PROMPT, COMPLETION = 64, 128, 512
-BLOCK = 20
 
 
 class Fake(BaseHTTPRequestHandler):
@@ -154,72 +154,85 @@ def step_kinds() -> dict[str, Callable[[], None]]:
     }
 
 
+class GatedPace(Pace):
+    """Holds the background thread, between two pieces of work, while the gate is closed."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(share)
+        self.gate = threading.Event()
+
+    def __call__(self) -> None:
+        super().__call__()
+        self.gate.wait()
+        self.begin()
+
+
 @dataclass
 class Measured:
     without: list[float]
-    """Mean seconds of a step, block by block."""
+    """Seconds of each step."""
     with_client: list[float]
     background: float
-    """CPU seconds of the background thread for each second of the loop with the client."""
+    """CPU seconds of the background thread for each second of the steps with the client."""
     submit: float
     """Seconds of a submission, median."""
 
 
 def measure(step: Callable[[], None], client: Client, batch: list[Rollout], steps: int) -> Measured:
-    """Blocks of steps without and with submissions take turns."""
-    without: list[float] = []
-    with_client: list[float] = []
+    """Steps without and with submissions take turns."""
+    pace = GatedPace(client._config.gil_share)
+    client._worker._pace = pace
+    found = Measured([], [], 0.0, 0.0)
     submissions: list[float] = []
-    background = wall = 0.0
-    for _ in range(max(2, steps // BLOCK)):
-        without.append(statistics.mean(timed(step) for _ in range(BLOCK)))
-        taken = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        step()
+        found.without.append(time.perf_counter() - began)
+        pace.gate.set()
         others = time.process_time() - time.thread_time()
-        for _ in range(BLOCK):
-            began = time.perf_counter()
-            step()
-            handed_over = time.perf_counter()
-            client.submit(batch)
-            ended = time.perf_counter()
-            submissions.append(ended - handed_over)
-            taken.append(ended - began)
-        background += time.process_time() - time.thread_time() - others
-        wall += sum(taken)
-        with_client.append(statistics.mean(taken))
-        settle(client)
-    return Measured(without, with_client, background / wall, statistics.median(submissions))
-
-
-def timed(step: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
-
-
-def settle(client: Client) -> None:
-    """Lets go of what is queued, so that the next block without the client is one."""
-    worker = client._worker
-    with worker._changed:
-        dropped = list(worker._queue)
-        worker._queue.clear()
-        worker._queued = worker._queued_bytes = 0
-    for lot in dropped:
-        client._worker.counters.dropped("end_of_block", lot.count, lot.size)
-    time.sleep(0.3)
+        began = time.perf_counter()
+        step()
+        handed_over = time.perf_counter()
+        client.submit(batch)
+        ended = time.perf_counter()
+        found.background += time.process_time() - time.thread_time() - others
+        pace.gate.clear()
+        submissions.append(ended - handed_over)
+        found.with_client.append(ended - began)
+        # It has stopped when the next step begins.
+        time.sleep(0.002)
+    pace.gate.set()
+    found.background /= sum(found.with_client)
+    found.submit = statistics.median(submissions)
+    return found
 
 
 def growth(without: list[float], with_client: list[float]) -> tuple[float, float, float]:
-    """Percent, with a bootstrap interval over blocks."""
+    """Percent, with a bootstrap interval over pairs."""
     pairs = [100 * (b / a - 1) for a, b in zip(without, with_client)]
     rng = random.Random(3)
-    means = sorted(statistics.median(rng.choices(pairs, k=len(pairs))) for _ in range(2000))
-    return statistics.median(pairs), means[50], means[1949]
+    means = sorted(trimmed(rng.choices(pairs, k=len(pairs))) for _ in range(1000))
+    return trimmed(pairs), means[25], means[974]
+
+
+def trimmed(values: list[float]) -> float:
+    """Mean without the tenth at each end: steps that something else has disturbed."""
+    tenth = len(values) // 10
+    return statistics.mean(sorted(values)[tenth : len(values) - tenth])
+
+
+def chosen(only: list[str], server: str, kind: str) -> bool:
+    """Whether neither is ruled out by what was named of its sort."""
+    kinds = [name for name in only if name in ("gpu", "ops", "mixed", "python")]
+    servers = [name for name in only if name not in kinds]
+    return (not kinds or kind in kinds) and (not servers or server in servers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a real server instead of the fakes")
     parser.add_argument("--steps", type=int, default=100, help="with the client, for each kind and server")
+    parser.add_argument("--only", nargs="*", default=[], help="servers and kinds of steps; all of them unless named")
     parser.add_argument("--gil-share", type=float, default=None)
     arguments = parser.parse_args()
     servers: dict[str, Optional[str]] = (
@@ -230,6 +243,8 @@ def main() -> None:
     print("server     step     ms without  growth %   95 % interval  background %  submit us  accepted/submitted")
     for server, url in servers.items():
         for kind, step in step_kinds().items():
+            if not chosen(arguments.only, server, kind):
+                continue
             client = Client(url or "", run="benchmark", exit_timeout=0.0, **options)
             found = measure(step, client, batch, arguments.steps)
             stats = client.stats()

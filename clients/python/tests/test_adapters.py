@@ -210,6 +210,24 @@ def test_verl(make: Callable[[Any], Any]) -> None:
     assert (a.id, b.id, a.policy_version, a.logprobs_mode, a.sampling) == ("x", "y", "3", "processed", {"temperature": 0.8})
 
 
+def test_tensors_on_a_gpu_are_copied_once() -> None:
+    copies: list[int] = []
+
+    class OnGpu(Tensor):
+        is_cuda = True
+
+        def cpu(self) -> Tensor:
+            copies.append(1)
+            return Tensor(self.tolist())
+
+        def __getitem__(self, index: int) -> Tensor:
+            raise AssertionError("a copy for each row")
+
+    assert len(from_verl(verl(OnGpu))) == 2
+    assert len(copies) == 5
+    assert len(from_trl({name: OnGpu(value) for name, value in TRL.items()})) == 2
+
+
 def test_verl_variants() -> None:
     assert from_verl(verl(response_mask=None))[0].loss_mask is None
     assert from_verl(verl(), sampling={"top_p": 0.9})[0].sampling == {"top_p": 0.9}

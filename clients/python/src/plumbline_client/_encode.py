@@ -14,8 +14,8 @@ from .rollout import Exchange, Item, Rollout
 SEQUENCES = "sequences"
 EXCHANGES = "exchanges"
 
-PIECE = 128
-"""Numbers that are encoded at a time: some 50 microseconds of floats."""
+PIECE = 512
+"""Numbers that are encoded at a time: some 0.2 milliseconds of floats. Less would mean more handing over of the interpreter."""
 
 _NAMES = {"raw_logprobs": "raw", "processed_logprobs": "processed"}
 
@@ -236,8 +236,9 @@ def _walk(value: Any, parts: list[str], pause: Callable[[], None], depth: int) -
 
 def rough_size(item: Any) -> int:
     """Bytes that an item will take, without looking at its numbers."""
+    # In the rollout loop's own time, so the usual case comes first.
     try:
-        if isinstance(item, Rollout):
+        if type(item) is Rollout:
             return 100 + 7 * len(item.prompt_token_ids) + 29 * len(item.completion_token_ids)
         if isinstance(item, Mapping) and "completion_token_ids" in item:
             return 100 + 7 * len(item.get("prompt_token_ids", ())) + 29 * len(item["completion_token_ids"])

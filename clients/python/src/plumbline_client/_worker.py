@@ -219,6 +219,7 @@ class Worker:
         entries: list[Entry] = []
         ids: set[str] = set()
         until: Optional[float] = None
+        self._pace.begin()
         while len(entries) < config.batch_sequences and size < config.batch_bytes:
             found = self._next(until)
             if found is None:
@@ -269,13 +270,13 @@ class Worker:
             if self._working_on is None:
                 self._working_on = lot.number
         self._open, self._rest, self._made, self._unsized = lot, iter(lot.items), 0, lot.size
+        self._pace.begin()
         return True
 
     def _encoded_next(self) -> Optional[tuple[str, Entry]]:
         """The next item of the open lot; None for one that is dropped, and at the lot's end."""
         lot = self._open
         assert lot is not None
-        self._pace.begin()
         try:
             item = next(self._rest)
         except StopIteration:

@@ -143,7 +143,7 @@ class Client:
             head = self._head(run, engine, worker)
             whole = True
             for start in range(0, len(every), LOT):
-                lot = every[start : start + LOT]
+                lot = every[start : start + LOT] if len(every) > LOT else every
                 size = sum(map(rough_size, lot))
                 made = lot if policy_version is None else _versioned(lot, policy_version)
                 whole = self._worker.put(head, made, len(lot), size) and whole

@@ -40,9 +40,15 @@ def read(source: Any, name: str) -> Any:
     return getattr(source, name, None)
 
 
+def matrix(source: Any, name: str) -> Any:
+    """A field that is a matrix; one on a GPU is copied as a whole, not row by row."""
+    value = read(source, name)
+    return value.cpu() if getattr(value, "is_cuda", False) else value
+
+
 def needed(source: Any, name: str, reason: str, help_text: str = "") -> Any:
     """The same, or ConversionError."""
-    value = read(source, name)
+    value = matrix(source, name)
     if value is None:
         raise ConversionError(reason, f"{name} is missing" + (f": {help_text}" if help_text else ""))
     return value

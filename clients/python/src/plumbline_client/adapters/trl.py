@@ -14,6 +14,7 @@ from ._values import (
     each,
     id_of,
     left_padding,
+    matrix,
     needed,
     read,
     row,
@@ -78,13 +79,13 @@ def measure_trl(batch: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _padded(batch: Any) -> Callable[[int], Rollout]:
-    completions = batch["completion_ids"]
+    completions = needed(batch, "completion_ids", "missing_token_ids")
     rows = len(completions)
     prompts = needed(batch, "prompt_ids", "missing_token_ids")
     prompt_mask = needed(batch, "prompt_mask", "missing_field")
-    completion_mask = batch["completion_mask"]
+    completion_mask = needed(batch, "completion_mask", "missing_field")
     numbers = needed(batch, "sampling_per_token_logps", "missing_logprobs", "TRL has them with use_vllm=True")
-    tools = read(batch, "tool_mask")
+    tools = matrix(batch, "tool_mask")
     before, after = width(prompts, rows, "prompt_ids"), width(completions, rows, "completion_ids")
 
     def convert(index: int) -> Rollout:

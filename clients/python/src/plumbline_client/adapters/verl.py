@@ -13,8 +13,8 @@ from ._values import (
     each,
     id_of,
     left_padding,
+    matrix,
     needed,
-    read,
     row,
     shape_text,
     strictly,
@@ -54,16 +54,16 @@ def iter_verl(
     responses = needed(batch, "responses", "missing_token_ids")
     attention = needed(batch, "attention_mask", "missing_field")
     numbers = needed(batch, "rollout_log_probs", "missing_logprobs", "set rollout.calculate_log_probs=True")
-    mask = read(batch, "response_mask")
+    mask = matrix(batch, "response_mask")
     rows = len(prompts)
     before, after = width(prompts, rows, "prompts"), width(responses, rows, "responses")
-    for name, matrix, columns in (
+    for name, values, columns in (
         ("attention_mask", attention, before + after),
         ("rollout_log_probs", numbers, after),
         ("response_mask", mask, after),
     ):
-        if matrix is not None and width(matrix, rows, name) != columns:
-            raise ConversionError("length_mismatch", f"{name} is {shape_text(matrix)}, it must have {columns} columns")
+        if values is not None and width(values, rows, name) != columns:
+            raise ConversionError("length_mismatch", f"{name} is {shape_text(values)}, it must have {columns} columns")
     if sampling is None:
         sampling = _sampling(data)
     names = None if ids is None else list(ids)
