@@ -20,6 +20,9 @@ SHORTEST = 50e-6
 
 LONGEST = 0.2
 
+SMALLEST = 150e-6
+"""Work that is worth handing the interpreter over; less is put together."""
+
 SWITCH = 50e-6
 """What handing the interpreter over and back costs the others, besides the work itself."""
 
@@ -42,6 +45,8 @@ class Pace:
     def __call__(self) -> None:
         """Pauses."""
         began = time.perf_counter()
+        if began - self._began < SMALLEST:
+            return
         share = 1.0 if self.hurry else max(self._share, IDLE_SHARE) if self._idle else self._share
         computed = time.process_time()
         time.sleep(min(LONGEST, max(SHORTEST, (began - self._began + SWITCH) * (1 / share - 1))))

@@ -84,7 +84,7 @@ class Client:
         retry_seconds: how long the same sequences are sent again before they are dropped.
         max_backoff: longest wait between tries in seconds where the server does not say how long.
         exit_timeout: seconds at most that the end of the process is held up to send what is queued.
-        gil_share: part of the time for which the background thread may hold the GIL while others want it.
+        gil_share: part of the time for which the background thread may hold the GIL while other threads compute.
         """
         plain = sampling_of(sampling)
         self._config = Config(
