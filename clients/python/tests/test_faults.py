@@ -59,6 +59,25 @@ def test_a_server_that_never_answers_does_not_hold_up_submit_or_close() -> None:
     listener.close()
 
 
+def test_a_close_while_a_connection_is_made_is_not_missed(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    plumbline = client(scripted.url, timeout=3600.0)
+    connection = plumbline._worker._delivery.connection
+    connect = connection._connect
+
+    def connect_late() -> object:
+        made = connect()
+        connection.abort()  # finds no connection to shut down
+        return made
+
+    monkeypatch.setattr(connection, "_connect", connect_late)
+    scripted.answer = lambda _: pytest.fail("the request was sent")
+    plumbline.submit(rollout())
+    until(lambda: plumbline.stats().failed > 0, "the request failed")
+    plumbline.close(0.0)
+    until(lambda: plumbline.stats().queued == 0, "all settled")
+    assert plumbline.stats().dropped == {"closed": 1}
+
+
 def test_a_slow_answer_is_a_timeout_and_is_tried_again(scripted: Scripted) -> None:
     slow = threading.Event()
 

@@ -93,6 +93,7 @@ class Connection:
         self._base = parts.path.rstrip("/")
         self._tls = parts.scheme == "https"
         self._open: Optional[http.client.HTTPConnection] = None
+        self._aborted = False
 
     def request(
         self,
@@ -120,7 +121,7 @@ class Connection:
             except (http.client.HTTPException, OSError, ValueError) as error:
                 self.close()
                 # The server may have closed an idle connection at the very moment: that is not an outage.
-                if reused and not isinstance(error, socket.timeout):
+                if reused and not self._aborted and not isinstance(error, socket.timeout):
                     continue
                 raise _failure(error) from error
             except BaseException:
@@ -132,6 +133,9 @@ class Connection:
         if connection is None:
             connection = self._connect()
             self._open = connection
+        # After the connection is where `abort` finds it, so that one of the two sees the other.
+        if self._aborted:
+            raise ConnectionAbortedError("the client was closed")
         if connection.sock is not None:
             connection.sock.settimeout(timeout)
         try:
@@ -168,7 +172,8 @@ class Connection:
                 connection.close()
 
     def abort(self) -> None:
-        """From another thread: makes a request that is under way fail."""
+        """From another thread, for good: makes a request that is under way, or begins, fail."""
+        self._aborted = True
         sock = getattr(self._open, "sock", None)
         if sock is not None:
             with contextlib.suppress(OSError):
