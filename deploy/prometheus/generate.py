@@ -159,8 +159,10 @@ def replicas(window, seconds):
     """What is known of each replica at the beginning of the window."""
     start = "process_start_time_seconds"
     own = "on (job, instance) plumbline_build_info"
+    # A minute more than the window: the first scrape of a new process comes a little after its start.
     restarted = (
-        f"(\n  {start} != {start} offset {window}\n  or\n  {start} > time() - {seconds}\n)\nand {own}"
+        f"(\n  {start} != {start} offset {window}\n"
+        f"  or\n  ({start} unless {start} offset {window}) > time() - {seconds + 60}\n)\nand {own}"
     )
     # Every replica that was there then, also one that has gone since: what it added still counts.
     scraped = f"(up offset {window} == 1)\nand on (job, instance) last_over_time(plumbline_build_info[{window}])"
