@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Writes rules/plumbline-recording.yaml: exact fleet metrics from the monotone sums that every replica exposes.
+"""Writes rules/plumbline-recording.yaml, exact fleet metrics from the monotone sums that every replica exposes, and
+kubernetes/prometheusrule.yaml, all rules as one object for the Prometheus operator.
 
-    generate.py            writes the file
-    generate.py --check    exits 1 if the file is not what would be written
+    generate.py            writes the files
+    generate.py --check    exits 1 if they are not what would be written
 
 Why not rate() or increase(): they extrapolate, each series by a factor of its own (where in the window its first and last samples lie,
 how near to zero it began), so that replicas would be weighted wrongly and a quotient of two of them is only nearly the mean. And they lose what
@@ -23,7 +24,19 @@ import pathlib
 import sys
 import textwrap
 
-OUT = pathlib.Path(__file__).parent / "rules" / "plumbline-recording.yaml"
+HERE = pathlib.Path(__file__).parent
+RECORDING = HERE / "rules" / "plumbline-recording.yaml"
+ALERTS = HERE / "rules" / "plumbline-alerts.yaml"
+OPERATOR = HERE / "kubernetes" / "prometheusrule.yaml"
+OPERATOR_HEAD = """\
+# Written by ../generate.py from ../rules. Do not edit.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: plumbline
+spec:
+  groups:
+"""
 LEVEL = "run_engine_model"
 LABELS = "run, engine, model_name"
 
@@ -228,13 +241,17 @@ def render():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, say whether the file is current")
+    parser.add_argument("--check", action="store_true", help="write nothing, say whether the files are current")
     arguments = parser.parse_args()
-    text = render()
-    if not arguments.check:
-        OUT.write_text(text)
-    elif not OUT.is_file() or OUT.read_text() != text:
-        sys.exit(f"{OUT} is not what generate.py writes: run deploy/prometheus/generate.py")
+    recording = render()
+    both = [text.partition("\ngroups:\n")[2] for text in (recording, ALERTS.read_text())]
+    operator = OPERATOR_HEAD + textwrap.indent("".join(both), "  ")
+    for path, text in ((RECORDING, recording), (OPERATOR, operator)):
+        if not arguments.check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        elif not path.is_file() or path.read_text() != text:
+            sys.exit(f"{path} is not what generate.py writes: run deploy/prometheus/generate.py")
 
 
 if __name__ == "__main__":

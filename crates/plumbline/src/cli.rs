@@ -214,6 +214,9 @@ pub(crate) struct DemoArguments {
     /// Address and port to serve on [default: a free port on 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Serve without API keys on an address that is not loopback
+    #[arg(long)]
+    pub(crate) no_auth: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -60,7 +60,7 @@ pub(crate) async fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
 /// The demo always runs the embedded model with the defaults: what it shows must not depend on what lies around.
 fn demo_config(arguments: &DemoArguments) -> Config {
     let listen = arguments.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-    Config { listen, ..Config::default() }
+    Config { listen, no_auth: arguments.no_auth, ..Config::default() }
 }
 
 async fn show(url: &str, once: bool) -> anyhow::Result<()> {
