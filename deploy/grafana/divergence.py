@@ -36,7 +36,7 @@ def build():
         lines("Mean d, signed", SIGN + "Negative: the engine is surer of its tokens than the reference. " + FLEET, "short", [(fleet("log_ratio_mean_nats"), LEGEND)]),
         lines("Pearson correlation", "Of log-probabilities and of probabilities. Healthy bf16 engines are above 0.999. " + FLEET,
               "short", [(fleet("logprob_pearson"), LEGEND + " logprobs"), (fleet("prob_pearson"), LEGEND + " probabilities")], decimals=5, max=1),
-        lines("5 minutes against 1 hour", "Multiple of the noise floor in a short and in a long window. " + SIGN,
+        lines("5 minutes against 1 hour", "Multiple of the noise floor in a short and in a long window, all replicas together.",
               "short", [(fleet("noise_floor_multiple"), LEGEND + " 5m"), (f"run_engine_model:plumbline_noise_floor_multiple:window1h{{{OWN}}}", LEGEND + " 1h")], min=0),
         row("Probabilities"),
         lines("Mean |p_reference - p_engine|", "verl: below 0.005 is normal, above 0.01 is a precision issue. " + FLEET,
