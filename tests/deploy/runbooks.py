@@ -22,7 +22,9 @@ def exposed():
 
 def named(text):
     # With the level before a colon and the window after it, where it is a recorded name.
-    return set(re.findall(r"(?:\w+:)?\bplumbline_\w+(?::\w+)?", text))
+    found = set(re.findall(r"(?:\w+:)?\bplumbline_\w+(?::\w+)?", text))
+    # What stands for any metric.
+    return {name for name in found if "NAME" not in name}
 
 
 def faults():
