@@ -1,8 +1,10 @@
 """Recording rules over two replicas that saw a half each, against one replica that saw everything."""
 
+import datetime
 import json
 import math
 import re
+import time
 
 from services import REPOSITORY, Failure, get, post, until
 
@@ -63,10 +65,12 @@ def check(prometheus, first, second, whole):
     count = 'run_engine_model:plumbline_tokens_scored:increase5m{{run="{}"}}'
     both = lambda: all(prometheus.number(count.format(run)) == tokens for run in ("halves", "whole"))
     until(f"rules see all {tokens} tokens of both runs", both, patience=60)
+    # What was seen may have been half of an evaluation: rules after the first come later.
+    until("all rules were evaluated since", evaluated_after(prometheus, time.time()), patience=60)
     samples = prometheus.instant('{__name__=~"run_engine_model.*5m", run=~"halves|whole"}')
     halves, all_ = by_labels(samples, "halves"), by_labels(samples, "whole")
     if halves.keys() != all_.keys() or len(halves) < 150:
-        raise Failure(f"{len(halves)} and {len(all_)} series; only in one: {sorted(halves.keys() ^ all_.keys())[:5]}")
+        raise Failure(f"{len(halves)} and {len(all_)} series, at least 150 are expected; only in one: {sorted(halves.keys() ^ all_.keys())[:5]}")
     compared = {labels: value for labels, value in halves.items() if OF_THE_FLOOR not in dict(labels)["__name__"]}
     wrong = [
         f"{dict(labels)}: {value} of two replicas, {all_[labels]} of one"
@@ -88,6 +92,16 @@ def check(prometheus, first, second, whole):
     if wrong:
         raise Failure("\n".join(wrong))
     print(f"  {len(compared)} series of two replicas are those of one, to {TOLERANCE}", flush=True)
+
+
+def evaluated_after(prometheus, moment):
+    def last():
+        [group] = [group for group in prometheus.ask("rules")["groups"] if group["name"] == "plumbline-window-5m"]
+        at = datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", group["lastEvaluation"]).replace("Z", "+00:00"))
+        # Without its fraction, which is anything from 0 to 9 digits long.
+        return at.timestamp() > moment
+
+    return last
 
 
 def gauges(prometheus, whole):

@@ -28,7 +28,7 @@ def variables(prometheus, board):
     return chosen
 
 
-def substitute(expr, chosen, rate_interval="20s"):
+def substitute(expr, chosen, rate_interval="30s"):
     expr = expr.replace("$__rate_interval", rate_interval)
     # Longest names first: $engine is the beginning of $engine_model.
     for name in sorted(chosen, key=len, reverse=True):

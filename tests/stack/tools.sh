@@ -1,11 +1,14 @@
 # Sourced: puts prometheus, promtool, prometheus-alertmanager and amtool on the PATH.
 
+have_all() {
+    local program
+    for program in "$@"; do command -v "$program" >/dev/null || return 1; done
+}
+
 # unpacked_tools FOLDER: unpacks the Debian packages into FOLDER where the programs are not installed.
 unpacked_tools() {
     local folder=$1
-    export PATH=$PATH:$folder/root/usr/bin
-    command -v prometheus promtool prometheus-alertmanager amtool >/dev/null && return
-    if ! command -v prometheus prometheus-alertmanager promtool amtool >/dev/null 2>&1; then
+    if ! have_all prometheus promtool prometheus-alertmanager amtool; then
         mkdir -p "$folder/root"
         (
             cd "$folder"
@@ -15,6 +18,7 @@ unpacked_tools() {
                 { tail -n 5 apt.log >&2; exit 1; }
             for package in ./*.deb; do dpkg -x "$package" root; done
         )
+        export PATH=$folder/root/usr/bin:$PATH
     fi
     prometheus --version 2>&1 | head -n 1
     prometheus-alertmanager --version 2>&1 | head -n 1
