@@ -65,8 +65,9 @@ routed() { amtool config routes test --config.file=deploy/alertmanager/alertmana
 [[ $(routed alertname=PlumblineDivergenceHigh severity=warning) == chat ]] || { echo "warnings do not go to the chat" >&2; exit 1; }
 [[ $(routed alertname=PlumblineDown severity=critical) == pager ]] || { echo "critical alerts do not go to the pager" >&2; exit 1; }
 
-section "runbooks"
+section "runbooks and keys"
 "$python" -B tests/deploy/runbooks.py
+"$python" -B tests/deploy/keys.py
 
 section "systemd"
 if command -v systemd-analyze >/dev/null; then
