@@ -25,6 +25,19 @@ fn demo_once_shows_both_phases_and_exits_0() {
 }
 
 #[test]
+fn demo_tells_its_story_in_one_run() {
+    let output = plumbline().args(["demo", "--once", "--phase-seconds", "1"]).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    let verdicts: Vec<_> = stdout.lines().filter(|line| line.ends_with("sequences)")).collect();
+    let expected = [("healthy", "consistent"), ("stale weights", "divergent"), ("healthy", "consistent")];
+    assert_eq!(verdicts.len(), expected.len(), "{stdout}");
+    for (line, (phase, verdict)) in verdicts.iter().zip(expected) {
+        assert!(line.starts_with(phase) && line.contains(verdict), "{stdout}");
+    }
+}
+
+#[test]
 fn bench_score_prints_one_line_and_writes_the_logprobs() {
     let directory = std::env::temp_dir().join(format!("plumbline-bench-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();

@@ -7,7 +7,7 @@ use crate::support::{Server, recording, series};
 /// Names that dashboards and alerts use.
 const NAMES: &str = "logprob_mae_nats logprob_rmse_nats logprob_max_abs_nats logprob_pearson prob_mae prob_pearson
     log_ratio_mean_nats kl_nats mult_prob_error importance_ratio_mean ess_ratio ratio_outside_ratio window_tokens
-    tokens_scored_total tokens_skipped_total sequences_total queue_tokens queue_sequences batch_tokens batch_sequences
+    tokens_scored_total tokens_skipped_total sequences_total queue_tokens queue_limit_tokens queue_sequences batch_tokens batch_sequences
     queue_wait_seconds forward_seconds head_seconds request_seconds requests_in_flight reference_info build_info
     noise_floor_nats noise_floor_multiple drift_score diagnosis_total jobs jobs_finished_total repeated_total
     answers_unstored_total store_state store_errors_total store_bytes store_rows store_removed_total store_waiting_writes

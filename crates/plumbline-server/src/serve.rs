@@ -235,6 +235,7 @@ pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, Serv
     let (router, openapi) = routes::routes(gate.access);
     let registry = Registry::new();
     let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
+    metrics.queue_limit(config.max_queue_tokens);
     let ledger = Ledger::open(&config, LedgerMetrics::register(&registry)?)?;
     let openapi = Bytes::from(serde_json::to_vec(&openapi).map_err(ServerError::OpenApi)?);
     let (versions, facts) = (source.versions.clone(), source.facts.clone());

@@ -207,9 +207,16 @@ pub(crate) struct DemoArguments {
     /// Exit after the table instead of serving until Ctrl-C
     #[arg(long)]
     pub(crate) once: bool,
+    /// Play a story that dashboards and alerts can watch instead: one run whose engine is healthy, misses a weight
+    /// update, and recovers, each for this many seconds, again and again (with --once: once)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) phase_seconds: Option<u64>,
     /// Address and port to serve on [default: a free port on 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Serve without API keys on an address that is not loopback
+    #[arg(long)]
+    pub(crate) no_auth: bool,
 }
 
 #[derive(Debug, Subcommand)]

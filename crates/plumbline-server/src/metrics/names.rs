@@ -20,6 +20,10 @@ pub(super) const BATCH_SEQUENCES_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 
 pub(super) type Described = (&'static str, &'static str);
 
 pub(super) const QUEUE_TOKENS: Described = ("plumbline_queue_tokens", "Tokens that wait to be scored.");
+pub(super) const QUEUE_LIMIT_TOKENS: Described = (
+    "plumbline_queue_limit_tokens",
+    "Tokens that may wait to be scored (max_queue_tokens); beyond it requests get 429.",
+);
 pub(super) const QUEUE_SEQUENCES: Described = ("plumbline_queue_sequences", "Sequences that wait to be scored.");
 pub(super) const QUEUE_WAIT_SECONDS: Described =
     ("plumbline_queue_wait_seconds", "Time from a sequence's admission to the start of its batch.");

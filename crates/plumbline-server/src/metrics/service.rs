@@ -20,6 +20,7 @@ use crate::reload::Credential;
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceMetrics {
     queue_tokens: IntGauge,
+    queue_limit_tokens: IntGauge,
     queue_sequences: IntGauge,
     queue_wait_seconds: Histogram,
     batch_tokens: Histogram,
@@ -87,6 +88,7 @@ impl ServiceMetrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self {
             queue_tokens: gauge(registry, names::QUEUE_TOKENS)?,
+            queue_limit_tokens: gauge(registry, names::QUEUE_LIMIT_TOKENS)?,
             queue_sequences: gauge(registry, names::QUEUE_SEQUENCES)?,
             queue_wait_seconds: seconds(names::QUEUE_WAIT_SECONDS)?,
             batch_tokens: histogram(registry, names::BATCH_TOKENS, &names::BATCH_TOKENS_BUCKETS)?,
@@ -145,6 +147,11 @@ impl ServiceMetrics {
     /// How far the noise floor of the current version is; `None` before the reference is resident.
     pub(crate) fn floor_state(&self) -> Option<FloorState> {
         FloorState::ALL.into_iter().find(|state| self.floor_state.with_label_values(&[state.as_str()]).get() == 1)
+    }
+
+    /// How many tokens may wait: what the queue's length is to be compared with.
+    pub(crate) fn queue_limit(&self, tokens: usize) {
+        self.queue_limit_tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
     }
 
     /// So many requests wait to be diagnosed.

@@ -4,10 +4,12 @@
 mod recordings;
 mod replay;
 mod scrape;
+mod story;
 mod table;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use plumbline_server::Config;
@@ -37,11 +39,17 @@ pub(crate) async fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
 
     let interrupted = shutdown_signal()?;
     tokio::pin!(interrupted);
+    let shown = async {
+        match arguments.phase_seconds.map(Duration::from_secs) {
+            Some(phase) => story::tell(&url, phase, arguments.once).await,
+            None => show(&url, arguments.once).await,
+        }
+    };
     let outcome = tokio::select! {
-        outcome = show(&url, arguments.once) => outcome,
+        outcome = shown => outcome,
         () = &mut interrupted => Ok(()),
     };
-    if outcome.is_ok() && !arguments.once {
+    if outcome.is_ok() && !arguments.once && arguments.phase_seconds.is_none() {
         interrupted.await;
     }
     drop(stop);
@@ -52,7 +60,7 @@ pub(crate) async fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
 /// The demo always runs the embedded model with the defaults: what it shows must not depend on what lies around.
 fn demo_config(arguments: &DemoArguments) -> Config {
     let listen = arguments.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-    Config { listen, ..Config::default() }
+    Config { listen, no_auth: arguments.no_auth, ..Config::default() }
 }
 
 async fn show(url: &str, once: bool) -> anyhow::Result<()> {

@@ -52,6 +52,12 @@ const SEQUENCE_FIELDS: [&str; 7] =
 impl Phase {
     /// Request bodies, one for each prompt with all its completions, as a rollout worker would post them.
     pub(super) fn requests(&self) -> anyhow::Result<Vec<Value>> {
+        let body = |sequences| serde_json::json!({"run": self.run, "engine": ENGINE, "sequences": sequences});
+        Ok(self.groups()?.into_iter().map(body).collect())
+    }
+
+    /// The recorded sequences by prompt, in their order.
+    pub(super) fn groups(&self) -> anyhow::Result<Vec<Vec<Value>>> {
         let mut groups: Vec<(String, Vec<Value>)> = Vec::new();
         for line in self.recording.lines() {
             let mut recorded: Recorded = serde_json::from_str(line).context("an embedded recording is damaged")?;
@@ -62,7 +68,6 @@ impl Phase {
                 _ => groups.push((recorded.group, vec![sequence])),
             }
         }
-        let body = |sequences| serde_json::json!({"run": self.run, "engine": ENGINE, "sequences": sequences});
-        Ok(groups.into_iter().map(|(_, sequences)| body(sequences)).collect())
+        Ok(groups.into_iter().map(|(_, sequences)| sequences).collect())
     }
 }

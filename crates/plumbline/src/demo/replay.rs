@@ -68,7 +68,8 @@ pub(super) async fn replay(client: &Client, url: &str, phase: &Phase) -> anyhow:
     Ok(verdicts)
 }
 
-async fn post(client: &Client, endpoint: &str, body: &Value) -> anyhow::Result<Vec<String>> {
+/// Posts one request, and says the verdict of each of its sequences.
+pub(super) async fn post(client: &Client, endpoint: &str, body: &Value) -> anyhow::Result<Vec<String>> {
     let response = client.post(endpoint).json(body).send().await?;
     let status = response.status();
     let answer: Value = response.json().await?;
