@@ -1,0 +1,18 @@
+// Numbers and names for people. All names are the senders': they go into the page as text nodes, and through `plain` where plotly reads tags.
+
+/** A number for people: four significant digits; "–" for an undefined one. */
+export function number(value, digits = 4) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (Number.isInteger(value) && size < 1e15) return value.toLocaleString("en-US");
+  if (size >= 1e6 || size < 1e-3) return value.toExponential(Math.max(digits - 2, 1)).replace("e+", "e").replace("-", "−").replace("e-", "e−");
+  const text = Number(value.toPrecision(digits)).toLocaleString("en-US", { maximumSignificantDigits: digits });
+  return text.replace("-", "−");
+}
+export const signed = (value, digits) => (value > 0 ? "+" : "") + number(value, digits);
+export const percent = (value) => (value === null || value === undefined ? "–" : `${number(100 * value, 3)} %`);
+
+/** Text for plotly, which reads some tags and entities. */
+export const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+export const shorter = (text, most) => (String(text).length > most ? `${String(text).slice(0, most - 1)}…` : String(text));
