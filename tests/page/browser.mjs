@@ -1,18 +1,19 @@
 // Chromium, and what must hold of everything that it shows.
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import puppeteer from "puppeteer-core";
 
-import { PATIENCE } from "./server.mjs";
+import { PATIENCE, until } from "./server.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 export const DEVICES = { desktop: { width: 1440, height: 900 }, phone: { width: 390, height: 844, isMobile: true, hasTouch: true, deviceScaleFactor: 1 } };
 
 export async function launch() {
-  return puppeteer.launch({ executablePath: process.env.CHROMIUM ?? "chromium", headless: true, args: ["--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--font-render-hinting=none"] });
+  return puppeteer.launch({ executablePath: execFileSync("which", ["chromium"], { encoding: "utf8" }).trim(), headless: true, args: ["--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--font-render-hinting=none"] });
 }
 
 /** A window: what its console says is a failure, unless it is expected. */
@@ -51,6 +52,8 @@ export class Window {
 
   async settled() {
     await this.ready();
+    const refused = () => this.page.evaluate(() => document.querySelector("main").innerText.match(/Not (there|drawn): .*/)?.[0]);
+    await until("what figures are made of", async () => (await refused()) || !(await this.page.$(".pending")));
     // Everything is scrolled past once, so that every figure has been near the screen.
     await this.page.evaluate(async () => {
       for (let at = 0; at < document.documentElement.scrollHeight; at += innerHeight) {
@@ -59,7 +62,8 @@ export class Window {
       }
       scrollTo(0, 0);
     });
-    await this.page.waitForFunction(() => !document.querySelector(".pending") && [...document.querySelectorAll("main .figure")].every((one) => one.querySelector("svg.main-svg")));
+    await until("figures are drawn", async () => (await refused()) || this.page.evaluate(() => [...document.querySelectorAll("main .figure")].every((one) => one.querySelector("svg.main-svg"))));
+    if (await refused()) throw new Error(`${this.name}: ${await refused()}`);
     await sleep(300);
   }
 

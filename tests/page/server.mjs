@@ -84,7 +84,7 @@ export function recorded(name) {
 export class Traffic {
   constructor(server, streams) {
     this.server = server;
-    this.streams = streams.map(([run, engine, recording]) => ({ run, engine, all: recorded(recording), at: 0 }));
+    this.streams = streams.map(([run, engine, recording, changed = (all) => all]) => ({ run, engine, all: changed(recorded(recording)), at: 0 }));
     this.going = true;
     this.sent = 0;
     this.done = this.flow();

@@ -12,6 +12,8 @@ export const HOSTILE = {
   worker: "${7*7} {{7*7}} <!--",
 };
 export const RUN = "grpo-math-7b";
+/** The same as another engine would report it: a little off, and the same each time. */
+export const nearly = (sequences) => sequences.map((one, row) => ({ ...one, logprobs: one.logprobs.map((value, at) => Math.min(0, value + 0.012 * Math.sin(12.9898 * (at + 1) + 78.233 * row))) }));
 export const LONG_RUN = `a-run-with-a-very-long-name-${"that-goes-on-".repeat(8)}end`;
 
 /** Folder of checkpoints below `folder`: policy 1 and 2. */
@@ -38,10 +40,10 @@ export async function world(folder) {
   await server.post("/update_weights_from_disk", { model_path: path.join(root, "policy-2"), weight_version: "step-101" });
   await until("the noise floor of the new weights is known", async () => ["sampled", "traffic"].includes((await (await fetch(`${server.url}/v1/reference`)).json()).noise_floor_state));
   for (let round = 0; round < 3; round++) {
-    const [raw, f32, late] = [recorded("tiny-bf16-raw"), recorded("tiny-f32-raw"), recorded("tiny-bf16-stale")];
+    const [raw, other, late] = [recorded("tiny-bf16-raw"), nearly(recorded("tiny-bf16-raw")), recorded("tiny-bf16-stale")];
     for (let at = 0; at < raw.length; at += 12) {
       await post(RUN, "vllm-0.32", raw.slice(at, at + 12), { worker: `w${round}` });
-      await post(RUN, "sglang-0.5.6", f32.slice(at, at + 12), { worker: `w${round}` });
+      await post(RUN, "sglang-0.5.6", other.slice(at, at + 12), { worker: `w${round}` });
       if (round < 2) await post(RUN, "vllm-0.32-stale", late.slice(at, at + 12), { worker: `w${round}` });
     }
   }

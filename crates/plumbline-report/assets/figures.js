@@ -156,15 +156,17 @@ export function curves(shown) {
   const x = stretches.map(([from]) => from + 1);
   const text = stretches.map(([from]) => plain(tokens.text ? JSON.stringify(shorter(tokens.text[from], 30)) : `id ${tokens.id[from]}`));
   const line = (name, values, color, more) => ({ type: "scatter", mode: "lines", name, x, y: values, text, line: { color, width: 1.4 }, hovertemplate: `%{x} %{text}<br>${name} %{y:.4g} nats<extra></extra>`, ...more });
+  // What stands for no number (a sentinel such as -9999) would press everything else into a line.
+  const engine = tokens.engine_logprob.map((value, at) => (tokens.skipped[at] && tokens.skipped[at] !== "masked" ? null : value));
   const gaps = over(tokens.log_ratio.map((value) => (value === null ? null : Math.abs(value))), (values) => Math.max(...values));
   return {
     data: [
-      line("engine", over(tokens.engine_logprob, mean), css("--series-0")),
+      line("engine", over(engine, mean), css("--series-0")),
       line("reference", over(tokens.reference_logprob, mean), css("--series-1"), { line: { color: css("--series-1"), width: 1.4, dash: "dot" } }),
-      line("|d|", gaps, css("--series-2"), { yaxis: "y2", fill: "tozeroy", fillcolor: faded(css("--series-2"), 0.18), line: { color: css("--series-2"), width: 1.1, shape: "hvh" }, showlegend: false }),
+      { type: "bar", name: "|d|", x, y: gaps, text, textposition: "none", width, offset: -0.5, yaxis: "y2", marker: { color: css("--series-2"), opacity: 0.75 }, hovertemplate: "%{x} %{text}<br>|d| %{y:.4g} nats<extra></extra>", showlegend: false },
     ],
     layout: layout({
-      showlegend: true, hovermode: "closest",
+      showlegend: true, hovermode: "closest", bargap: 0,
       xaxis: axis(width > 1 ? `token of the completion (stretches of ${width}: means, and the largest |d|)` : "token of the completion", { anchor: "y2", zeroline: false, range: [0.5, count + 0.5] }),
       yaxis: axis("logprob (nats)", { domain: [0.38, 1], zeroline: false }), yaxis2: axis("|d| (nats)", { domain: [0, 0.3], rangemode: "tozero", zeroline: false, nticks: 4 }),
     }),

@@ -1,5 +1,5 @@
 // What shows measurements: verdicts, cards, tables, findings.
-import { number, percent, shorter } from "./format.js";
+import { multipleOf, number, percent, shorter } from "./format.js";
 import { h } from "./dom.js";
 
 export const badge = (verdict) => h("span", { class: `badge ${verdict}` }, verdict);
@@ -13,11 +13,12 @@ export const counts = (object) => Object.entries(object).filter(([, count]) => c
 /** A part of the page that scrolls sideways by itself, with the keyboard too. */
 export const scroll = (name, ...content) => h("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": name }, ...content);
 
-/** A table; columns are `{ name, value(row), text, title }`. */
+/** A table; columns are `{ name, value(row), text, title, wide }`: `wide` ones are left out where there is little room. */
 export function table(name, columns, rows) {
-  const cell = (column, row) => h("td", { class: column.text ? null : "number" }, column.value(row));
+  const kind = (column) => [column.text ? "" : "number", column.wide ? "wide" : ""].join(" ").trim() || null;
+  const cell = (column, row) => h("td", { class: kind(column) }, column.value(row));
   return scroll(name, h("table", {},
-    h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", class: column.text ? null : "number", title: column.title }, column.name)))),
+    h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", class: kind(column), title: column.title }, column.name)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column) => cell(column, row)))))));
 }
 
@@ -70,7 +71,7 @@ export function engineCard(engine) {
   const range = interval(multiple === null ? engine.mae : engine.multiple);
   return h("div", { class: "card engine-card" },
     h("div", { class: "top" }, h("span", { class: "name" }, engine.colour === undefined ? null : dot(engine.colour), engine.name), badge(engine.verdict)),
-    h("div", { class: "big" }, multiple === null ? (m.mae_logprob === null ? "–" : `${number(m.mae_logprob, 3)} nats`) : `${number(multiple, 3)} ×`),
+    h("div", { class: "big" }, multiple === null ? (m.mae_logprob === null ? "–" : `${number(m.mae_logprob, 3)} nats`) : multipleOf(multiple)),
     h("div", { class: "soft small" }, multiple === null ? "mean |d|; no noise floor is known" : "the noise floor: mean |d| over a faithful bf16 engine's", range ? ` · 95 % ${range}` : ""),
     h("div", { class: "figures" },
       h("div", {}, h("b", {}, number(m.mae_logprob, 3)), h("span", {}, "MAE, nats")),

@@ -55,6 +55,7 @@ function tokenOf(shown, at) {
   token.setAttribute("aria-selected", "false");
   token.dataset.at = at;
   token.textContent = text;
+  if (!text.trim()) token.setAttribute("aria-label", quoted(shown.tokens, at));
   return token;
 }
 

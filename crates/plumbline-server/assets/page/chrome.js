@@ -21,7 +21,7 @@ function paint() {
   if (server) {
     const [tone, word] = STATES[server.status] ?? ["warn", server.status];
     chips.push(chip(tone, word, server.detail));
-    if (server.model) chips.push(h("span", { class: "reference", title: `reference ${server.model}, version ${server.policy_version}` }, h("b", {}, shorter(server.model, 28)), ` version ${shorter(server.policy_version, 18)}`));
+    if (server.model) chips.push(h("span", { class: "reference", title: `reference ${server.model}, version ${server.policy_version}` }, h("b", {}, shorter(server.model, 28)), ` · ${shorter(server.policy_version, 18)}`));
     chips.push(h("span", { class: "queue", title: `${number(server.queue_sequences)} sequences wait; ${number(server.max_queue_tokens)} tokens may` }, "queue ", h("b", {}, number(server.queue_tokens))));
     if (server.noise_floor_state === "measuring" || server.noise_floor_state === "waiting") chips.push(h("span", { class: "wide" }, `noise floor: ${server.noise_floor_state}`));
     if (server.store !== "ok" && server.store !== "none") chips.push(chip("bad", `store: ${server.store.replace("_", " ")}`, server.store_reason));

@@ -22,6 +22,7 @@ export class Views {
     this.asked = -Infinity;
     this.error = null;
     this.later = null;
+    this.closed = false;
   }
 
   /** Asks for them, later if they were asked for just now; tells when they are there. */
@@ -41,10 +42,13 @@ export class Views {
     }, (error) => {
       this.error = error;
       this.changed();
+      // Others are being made, or the server is busy: once more, though nothing new comes.
+      if (!this.closed) this.ask();
     });
   }
 
   close() {
+    this.closed = true;
     clearTimeout(this.later);
   }
 }
@@ -57,8 +61,8 @@ export function scoped(engine, scope, index, several) {
 
 /** Says of what the numbers are, and lets one choose. */
 export function scopeChoice(run, scope, choose) {
-  const items = [["window", `latest ${length(run.window_seconds)}`], ["all", "since the start"]];
-  return h("div", { class: "tabs", role: "group", "aria-label": "numbers of" }, items.map(([value, name]) => h("button", { type: "button", "data-key": value, "aria-pressed": String(scope === value), onclick: () => choose(value) }, name)));
+  const items = [["window", `latest ${length(run.window_seconds)}`], ["all", "time since the start"]];
+  return h("div", { class: "tabs scope", role: "group", "aria-label": "numbers of" }, h("span", { class: "soft small" }, "Numbers of the"), items.map(([value, name]) => h("button", { type: "button", "data-key": value, "aria-pressed": String(scope === value), onclick: () => choose(value) }, name)));
 }
 
 const section = (id, title, lead, ...content) => h("section", { "data-key": id, "aria-labelledby": `${id}-title` }, h("h2", { id: `${id}-title` }, title), lead ? h("p", { class: "lead" }, lead) : null, ...content);
@@ -135,9 +139,9 @@ export function runView(context, name, options) {
 
   function workers() {
     const columns = [
-      { name: "worker", text: true, value: (row) => h("span", { class: "name" }, row.name ?? "(further ones)") }, { name: "sequences", value: (row) => number(row.sequences) }, { name: "tokens", value: (row) => number(row.tokens) },
-      { name: "mean |d|, nats", value: (row) => [number(row.mae_logprob, 3), row.mae_logprob_ci95 ? h("div", { class: "range" }, interval(row.mae_logprob_ci95)) : null] },
-      { name: "k3, nats", value: (row) => number(row.kl_k3, 3) }, { name: "× floor", value: (row) => number(row.noise_floor_multiple, 3) }, { name: "mean d, nats", value: (row) => signed(row.log_ratio_mean, 3) },
+      { name: "worker", text: true, value: (row) => h("span", { class: "name" }, row.name ?? "(further ones)") }, { name: "sequences", wide: true, value: (row) => number(row.sequences) }, { name: "tokens", wide: true, value: (row) => number(row.tokens) },
+      { name: "mean |d|", title: "nats", value: (row) => [number(row.mae_logprob, 3), row.mae_logprob_ci95 ? h("div", { class: "range" }, interval(row.mae_logprob_ci95)) : null] },
+      { name: "k3", title: "nats", value: (row) => number(row.kl_k3, 3) }, { name: "× floor", value: (row) => number(row.noise_floor_multiple, 3) }, { name: "mean d", title: "reference − engine, nats", value: (row) => signed(row.log_ratio_mean, 3) },
     ];
     const all = run.engines.filter((engine) => engine.workers.length > 1);
     if (!all.length) return null;

@@ -1,5 +1,5 @@
 // All runs and their engines.
-import { number, shorter } from "../shared/format.js";
+import { multipleOf, number, shorter } from "../shared/format.js";
 import { h } from "../shared/dom.js";
 import { badge } from "../shared/parts.js";
 import { hasKey, json, runLink } from "./api.js";
@@ -10,7 +10,7 @@ import { SEVERITY, since, worse } from "./words.js";
 const EXAMPLE = {
   prompt: [1, 2036, 201, 560, 270, 710, 311, 1679, 297, 270, 1117, 16, 2, 201, 1, 796, 506, 577, 201],
   completion: [380, 654, 374, 831, 1241, 1333, 1117, 270, 1141, 311, 270, 502],
-  logprobs: [-2.551, -4.782, -7.858, -4.047, -6.232, -1.557, -8.084, -2.993, -6.045, -0.525, -0.784, -6.708],
+  logprobs: [-2.55, -4.78, -7.86, -4.05, -6.23, -1.56, -8.08, -2.99, -6.05, -0.53, -0.78, -6.71],
 };
 
 function curl(vocabulary) {
@@ -46,15 +46,16 @@ export function runsView(context) {
     // Nothing in the window: what was known before is shown as that.
     const idle = engine.mae_logprob === null, shown = idle ? engine.since_start : engine;
     const floors = shown.noise_floor_multiple, measure = engine.trend.noise_floor_multiple.some((value) => value !== null) ? "noise_floor_multiple" : "mae_logprob";
-    const figure = floors === null ? (shown.mae_logprob === null ? "–" : `${number(shown.mae_logprob, 3)} nats`) : `${number(floors, 3)} ×`;
+    const unit = measure === "mae_logprob" ? "mean |d| in nats" : "multiples of the noise floor";
+    const figure = floors === null ? (shown.mae_logprob === null ? "–" : `${number(shown.mae_logprob, 3)} nats`) : multipleOf(floors);
     return h("tr", { "data-key": JSON.stringify([run, engine.engine]), class: at ? null : "first-of-run" },
       h("th", { scope: "row", class: "who" },
-        h("a", { href: runLink(run), class: at ? "again" : "run-name", "aria-label": at ? `run ${run}, engine ${engine.engine}` : null }, at ? engine.engine : run),
+        h("a", { href: runLink(run), class: at ? "again" : "run-name", title: at ? null : run, "aria-label": at ? `run ${run}, engine ${engine.engine}` : null }, at ? engine.engine : run),
         at ? null : h("div", { class: "engine-name" }, engine.engine, of > 1 ? h("a", { class: "compare-link", href: runLink(run, "/compare") }, `compare ${of} engines`) : null),
-        h("div", { class: "narrow small soft" }, `${number(engine.tokens)} tokens, `, since(engine.last_seen_at))),
+        h("div", { class: "narrow small soft" }, sparkline(engine.trend[measure], shown.verdict, unit), `${number(engine.tokens)} tokens, `, since(engine.last_seen_at))),
       h("td", { class: "verdict" }, badge(shown.verdict), idle ? h("div", { class: "range" }, "since its start") : null),
       h("td", { class: "number strong" }, figure),
-      h("td", { class: "trend" }, sparkline(engine.trend[measure], shown.verdict, measure === "mae_logprob" ? "mean |d| in nats" : "multiples of the noise floor")),
+      h("td", { class: "trend wide" }, sparkline(engine.trend[measure], shown.verdict, unit)),
       h("td", { class: "number wide" }, number(shown.mae_logprob, 3)),
       h("td", { class: "wide" }, engine.drift_score === null ? "–" : engine.drift_score >= 1 ? h("span", { class: "drift" }, "▲ drift") : h("span", { class: "soft" }, "none")),
       h("td", { class: "number wide" }, number(engine.sequences)),
@@ -87,7 +88,7 @@ export function runsView(context) {
           h("div", { class: "tabs", role: "group", "aria-label": "engines by verdict" }, SEVERITY.filter((verdict) => tally(verdict) || only === verdict).map((verdict) => h("button", { type: "button", "data-key": verdict, "aria-pressed": String(only === verdict), onclick: () => { only = only === verdict ? null : verdict; again(); } }, `${number(tally(verdict))} ${verdict}`)))),
         h("div", { class: "card list" }, matching.length ? h("table", { class: "runs" },
           h("caption", { class: "hidden" }, "runs and their engines, the worst verdict first"),
-          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "run, engine"), h("th", { scope: "col" }, "verdict"), h("th", { scope: "col", class: "number", title: "mean |d| over the noise floor" }, "× floor"), h("th", { scope: "col", class: "trend" }, "trend"),
+          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "run, engine"), h("th", { scope: "col" }, "verdict"), h("th", { scope: "col", class: "number", title: "mean |d| over the noise floor" }, "× floor"), h("th", { scope: "col", class: "trend wide" }, "trend"),
             h("th", { scope: "col", class: "number wide" }, "mean |d|, nats"), h("th", { scope: "col", class: "wide" }, "drift"), h("th", { scope: "col", class: "number wide" }, "sequences"), h("th", { scope: "col", class: "number wide" }, "tokens"), h("th", { scope: "col", class: "wide seen" }, "last seen"))),
           h("tbody", {}, matching.flatMap((one) => one.engines.map((engine, at) => row(one.run, engine, at, one.engines.length))))) : h("p", { class: "soft" }, `No run matches ${JSON.stringify(shorter(search, 60))}.`)));
     },

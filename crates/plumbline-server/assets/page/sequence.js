@@ -56,7 +56,7 @@ export function sequenceView(context, id) {
         h("section", { "data-key": "curves", "aria-labelledby": "curves-title" }, h("h2", { id: "curves-title" }, "Both logprobs"), h("div", { class: "card" }, figure("logprob of engine and reference along the completion, and |d|", () => curves(shown), 380, [shown]))),
       ] : h("p", { class: "soft" }, "Its tokens are no longer kept."),
       h("section", { "data-key": "diagnosis", "aria-labelledby": "diagnosis-title" }, h("h2", { id: "diagnosis-title" }, "Diagnosis"), h("div", { class: "card" }, diagnosis())),
-      h("p", { class: "small soft" }, "This sequence as ", h("a", { href: `/v1/sequences/${encodeURIComponent(data.id)}` }, "JSON"), ". The address of this page is a link to it, as long as the server keeps it."));
+      h("p", { class: "small soft after" }, "This sequence as ", h("a", { href: `/v1/sequences/${encodeURIComponent(data.id)}` }, "JSON"), ". The address of this page is a link to it, as long as the server keeps it."));
   }
   return self;
 }

@@ -22,7 +22,7 @@ function levelLines(measure, levels, engines) {
   return {
     values: known.map(([, level]) => level),
     shapes: known.map(([name, level]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: level, y1: level, line: { color: colour[name], width: 1, dash: "dot" } })),
-    annotations: known.map(([name, level]) => ({ xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", y: MEASURES[measure].log ? Math.log10(level) : level, text: `${name} above ${number(level)}`, showarrow: false, font: { size: 11, color: colour[name] } })),
+    annotations: known.map(([name, level]) => ({ xref: "paper", x: 1, xanchor: "right", yanchor: name === "divergent" ? "bottom" : "top", y: MEASURES[measure].log ? Math.log10(level) : level, text: `${name} above ${number(level)}`, showarrow: false, font: { size: 11, color: colour[name] } })),
   };
 }
 
