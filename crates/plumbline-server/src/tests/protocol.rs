@@ -118,8 +118,7 @@ async fn keys_are_needed_everywhere_but_at_the_probes() {
     for probe in ["/livez", "/readyz", "/health", "/", "/assets/page.css"] {
         assert_eq!(service.get(probe).await.status, 200, "{probe}");
     }
-    for path in ["/metrics", "/v1/reference", "/openapi.json", "/docs", "/docs/index.html", "/nothing", "/livez/x"]
-    {
+    for path in ["/metrics", "/v1/reference", "/openapi.json", "/docs", "/docs/index.html", "/nothing", "/livez/x"] {
         let reply = service.get(path).await;
         assert_eq!(reply.problem(), (401, "unauthorized".into()), "{path}");
         assert_eq!(reply.headers["www-authenticate"], "Bearer realm=\"plumbline\"");
