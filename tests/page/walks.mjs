@@ -254,9 +254,11 @@ export async function keyIsAskedFor(browser, server, out, scratch) {
     await page.type("#api-key", key);
     await page.keyboard.press("Enter");
   };
-  await enter("ingest-key");
-  await page.waitForFunction(() => document.querySelector(".key-form").innerText.includes("role"));
-  await page.$eval("#api-key", (input) => { input.value = ""; });
+  for (const [key, answer] of [["nobody's key", "This key is not accepted."], ["ingest-key", "the key workers has the role ingest"]]) {
+    await enter(key);
+    await page.waitForFunction((said) => document.querySelector(".key-form").innerText.includes(said), {}, answer);
+    await page.$eval("#api-key", (input) => { input.value = ""; });
+  }
   await enter("read-key");
   await page.waitForSelector(".run-name");
   await page.waitForFunction(() => document.getElementById("connection").innerText === "live");

@@ -2,7 +2,7 @@
 import { h } from "../shared/dom.js";
 import { drawAll, plotWith } from "../shared/draw.js";
 import { hideTip } from "../shared/tokens.js";
-import { Refused, setKey } from "./api.js";
+import { Refused, hasKey, setKey } from "./api.js";
 import { showConnection, showKey, showServer, startChrome } from "./chrome.js";
 import { compareView } from "./compare.js";
 import { Live } from "./live.js";
@@ -116,10 +116,9 @@ async function refresh() {
       own.failed = error;
       // What is there stays there while only the connection is lost.
       if (error.status === 401 || error.status === 403) {
-        if (!document.getElementById("api-key")) {
-          paint(keyForm(error.message));
-          document.getElementById("api-key")?.focus();
-        }
+        const asked = document.getElementById("api-key");
+        paint(keyForm(error.status === 403 ? error.message : hasKey() ? "This key is not accepted." : "Whoever runs the server has one for you."));
+        if (!asked) document.getElementById("api-key").focus();
       } else if (!own.loaded || error.status === 404) paint(failure(error));
     }
   } finally {
