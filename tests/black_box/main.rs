@@ -19,6 +19,7 @@ mod hub;
 mod lifecycle;
 mod metrics_page;
 mod overload;
+mod page;
 mod recordings;
 mod security;
 #[cfg(feature = "selfcheck")]

@@ -251,6 +251,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 statistics: &scored.statistics[index],
                 judgement: &VerdictLevels::default().judge(&scored.statistics[index]),
                 findings: &scored.diagnosis.sequences[index].findings,
+                stored_id: None,
             };
             collector.observe(&observed);
             table.append(&observed, text)?;

@@ -6,6 +6,7 @@
 //!
 //! Conventions are those of `plumbline-divergence`: `d = r - e`, reference minus engine, in nats.
 
+pub mod assets;
 mod collector;
 mod document;
 mod facts;

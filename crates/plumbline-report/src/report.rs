@@ -86,6 +86,15 @@ impl Report {
         Ok(serde_json::to_vec(&self.document)?)
     }
 
+    /// What a page needs to draw the report beside numbers that it has from elsewhere: everything but tokens and rows of
+    /// sequences, numbers with seven digits.
+    ///
+    /// # Errors
+    /// [`ReportError::Json`].
+    pub fn views_json(&self) -> Result<Vec<u8>, ReportError> {
+        Ok(serde_json::to_vec(&self.document.views()?)?)
+    }
+
     /// `report.html`: one file that needs nothing else.
     ///
     /// # Errors

@@ -8,6 +8,8 @@
 //! comparison, answer) -> `ledger` (stored, and what is new counted) -> `metrics`. Errors travel as `problem::Problem` and become
 //! documents in one place.
 //!
+//! People look at `page`, a live page whose parts are those of the HTML report; `live` tells it what has changed.
+//!
 //! Beside requests, in small jobs on the model threads (`plumbline_probe`): `floor` measures the noise floor of each version of the
 //! weights, `diagnosis` looks for the causes of what is suspicious.
 
@@ -17,15 +19,18 @@ pub mod config;
 mod credentials;
 mod diagnosis;
 mod evidence_view;
+mod findings;
 mod floor;
 mod floors;
 mod intake;
 mod jobs;
 mod ledger;
 mod listen;
+mod live;
 mod metrics;
 mod middleware;
 mod openapi;
+mod page;
 mod problem;
 mod reload;
 mod reports;
@@ -34,6 +39,7 @@ mod run_view;
 mod sequences;
 mod serve;
 mod state;
+mod streamed;
 mod timestamp;
 mod verify;
 mod weights;

@@ -101,6 +101,7 @@ codes! {
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "The queue is full";
     TooManyJobs = "too_many_jobs", TOO_MANY_REQUESTS, "Too many accepted verifications wait";
     ReportsBusy = "reports_busy", TOO_MANY_REQUESTS, "Too many reports are being made";
+    TooManyStreams = "too_many_event_streams", TOO_MANY_REQUESTS, "Too many streams of live updates are open";
     Internal = "internal_error", INTERNAL_SERVER_ERROR, "The server failed";
     ScoringFailed = "scoring_failed", INTERNAL_SERVER_ERROR, "The reference failed to score";
     GaveUp = "gave_up", INTERNAL_SERVER_ERROR, "The server ended too often while it worked on this";

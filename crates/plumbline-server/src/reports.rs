@@ -33,6 +33,7 @@ pub(crate) enum Form {
     Html,
     Xlsx,
     Png,
+    Views,
 }
 
 /// Makes reports one at a time and keeps the latest.
@@ -141,6 +142,7 @@ fn render(report: &Report, form: Form) -> Result<Vec<u8>, ReportError> {
         Form::Html => report.html().map(String::into_bytes),
         Form::Xlsx => report.xlsx(),
         Form::Png => report.png(),
+        Form::Views => report.views_json(),
     }
 }
 
@@ -177,6 +179,7 @@ fn collect(state: &AppState, run: &str, views: &[GroupView]) -> Result<Collector
     ledger::each_reported(state, run, |sequence: &StoredSequence| {
         // The one that was answered: of the same sums by the same levels.
         let judgement = levels.judge(&sequence.statistics);
+        let findings = state.findings.of(&sequence.id).unwrap_or_default();
         collector.observe(&Observed {
             engine: if known(&sequence.engine) { &sequence.engine } else { GroupKey::OTHER },
             worker: sequence.worker.as_deref(),
@@ -186,7 +189,8 @@ fn collect(state: &AppState, run: &str, views: &[GroupView]) -> Result<Collector
             comparison: &sequence.comparison,
             statistics: &sequence.statistics,
             judgement: &judgement,
-            findings: &[],
+            findings: &findings,
+            stored_id: Some(&sequence.id),
         });
     })?;
     Ok(collector)

@@ -18,6 +18,57 @@ use crate::verify::FindingResponse;
 /// Turns a time in a view into a time of day.
 pub(crate) type At<'a> = dyn Fn(Duration) -> String + 'a;
 
+/// Levels above which verdicts get worse, as configured (`docs/noise-floor.md`).
+#[derive(Serialize, ToSchema)]
+#[schema(as = VerdictLevels)]
+pub(crate) struct VerdictLevelsResponse {
+    /// Fewer compared tokens than this are `insufficient`.
+    min_tokens: u64,
+    /// Multiple of the noise floor above which it is `suspect`,
+    floor_suspect: f64,
+    /// and `divergent`.
+    floor_divergent: f64,
+    /// Standard errors by which a multiple has to be above 1 to count.
+    significance: f64,
+    /// Mean |d| in nats up to which a multiple does not count.
+    mae_negligible: f64,
+    /// Where no noise floor is known: mean |d| in nats above which it is `suspect`,
+    mae_suspect: f64,
+    /// and `divergent`.
+    mae_divergent: f64,
+    /// Where no noise floor is known: mean k3 in nats above which it is `suspect`.
+    kl_k3_suspect: f64,
+    /// Mean k3 in nats above which it is `divergent`.
+    kl_k3_divergent: f64,
+}
+
+impl VerdictLevelsResponse {
+    pub(crate) fn of(levels: &VerdictLevels) -> Self {
+        let VerdictLevels {
+            min_tokens,
+            floor_suspect,
+            floor_divergent,
+            significance,
+            mae_negligible,
+            mae_suspect,
+            mae_divergent,
+            kl_k3_suspect,
+            kl_k3_divergent,
+        } = *levels;
+        Self {
+            min_tokens,
+            floor_suspect,
+            floor_divergent,
+            significance,
+            mae_negligible,
+            mae_suspect,
+            mae_divergent,
+            kl_k3_suspect,
+            kl_k3_divergent,
+        }
+    }
+}
+
 /// One engine of a run.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RunEngine)]
@@ -89,6 +140,11 @@ impl MetricsWithIntervals {
 #[derive(Serialize, ToSchema)]
 #[schema(as = RunTotals)]
 pub(crate) struct TotalsResponse {
+    /// The verdict on them.
+    #[schema(example = "consistent")]
+    verdict: &'static str,
+    /// What it rests on, for people.
+    verdict_reason: String,
     /// Metrics with their intervals.
     #[schema(value_type = MetricsWithIntervalsDocument)]
     metrics: MetricsWithIntervals,
@@ -228,6 +284,7 @@ impl EngineResponse {
     /// The view with its verdict.
     pub(crate) fn of(view: GroupView, levels: &VerdictLevels, text: Option<&dyn TokenText>, at: &At<'_>) -> Self {
         let judgement = levels.judge(&view.window.statistics);
+        let of_all = levels.judge(&view.totals.statistics);
         let verdicts = Verdict::ALL.into_iter().map(Verdict::as_str).zip(view.verdicts).collect();
         let named =
             |points: Vec<NamedPoint>| points.into_iter().map(|point| NamedPointResponse::of(point, at)).collect();
@@ -240,7 +297,13 @@ impl EngineResponse {
             verdict_reason: judgement.reason,
             noise_floor: view.window.statistics.noise_floor(),
             metrics: MetricsWithIntervals::of(&view.window),
-            totals: TotalsResponse { metrics: MetricsWithIntervals::of(&view.totals), skipped: view.skipped, verdicts },
+            totals: TotalsResponse {
+                verdict: of_all.verdict.as_str(),
+                verdict_reason: of_all.reason,
+                metrics: MetricsWithIntervals::of(&view.totals),
+                skipped: view.skipped,
+                verdicts,
+            },
             drift: view.drift.map(|state| DriftResponse::of(state, at)),
             drift_events: view.events.into_iter().map(|record| DriftEventResponse::of(record, at)).collect(),
             trend: view.timeline.into_iter().map(|point| TrendPoint::of(&point, at)).collect(),

@@ -10,15 +10,17 @@ use plumbline_divergence::diagnose;
 use plumbline_probe::RecentTraffic;
 use plumbline_scheduler::{Scheduler, SchedulerState};
 use prometheus::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::body::{Bodies, RequestLimits};
 use crate::config::Config;
 use crate::diagnosis::{Diagnose, Diagnoses, Heard};
+use crate::findings::Findings;
 use crate::floor::FloorState;
 use crate::floors::NoiseFloors;
 use crate::jobs::Jobs;
 use crate::ledger::{Ledger, clock, replay};
+use crate::live::Live;
 use crate::metrics::{DivergenceMetrics, ServiceMetrics, encode};
 use crate::problem::{Code, Problem};
 use crate::reports::Reports;
@@ -26,6 +28,9 @@ use crate::sequences::SequenceStore;
 use crate::serve::ServerError;
 use crate::verify::VersionsWaitedFor;
 use crate::weights::{ResidentFacts, Weights, knowledge_of};
+
+/// Tables of tokens that are sent at a time: each holds a row group in memory, and a connection to the store from time to time.
+const TOKEN_TABLES: usize = 2;
 
 /// How soon a client may look again while the reference loads.
 const LOADING_RETRY: Duration = Duration::from_secs(2);
@@ -49,6 +54,14 @@ pub(crate) struct AppState {
     pub(crate) jobs: Jobs,
     /// Recent sequences, token by token.
     pub(crate) sequences: SequenceStore,
+    /// What was found out about sequences.
+    pub(crate) findings: Arc<Findings>,
+    /// Which runs have changed.
+    pub(crate) live: Arc<Live>,
+    /// Room for streams of live updates.
+    pub(crate) event_streams: Arc<Semaphore>,
+    /// Room for tables of tokens that are being sent.
+    pub(crate) token_tables: Arc<Semaphore>,
     /// Reports of runs, made one at a time.
     pub(crate) reports: Reports,
     /// What waits for versions of the weights that are not there yet.
@@ -91,6 +104,8 @@ impl AppState {
         let versions_waited_for = VersionsWaitedFor::new(metrics.clone());
         Self {
             bodies: Bodies::new(&config, metrics.body_bytes()),
+            event_streams: Arc::new(Semaphore::new(config.max_event_streams)),
+            token_tables: Arc::new(Semaphore::new(TOKEN_TABLES)),
             config,
             scheduler,
             metrics,
@@ -100,6 +115,8 @@ impl AppState {
             ledger,
             jobs: Jobs::default(),
             sequences: SequenceStore::default(),
+            findings: Arc::default(),
+            live: Arc::default(),
             reports: Reports::default(),
             openapi,
             drain,
@@ -147,9 +164,10 @@ impl AppState {
         };
         let known = knowledge_of(info, self.facts.as_ref());
         let text = known.text.clone();
-        let counted = Arc::clone(&divergence);
+        let (counted, findings, live) = (Arc::clone(&divergence), Arc::clone(&self.findings), Arc::clone(&self.live));
         let heard: Heard = Box::new(move |case, diagnosis| {
-            counted.hear(&case.run, &case.engine, &case.findings(diagnosis));
+            case.each_finding(diagnosis, |id, found| findings.keep(id, found));
+            live.touch(&counted.hear(&case.run, &case.engine, &case.findings(diagnosis)).run);
         });
         let (scheduler, metrics) = (self.scheduler.clone(), self.metrics.clone());
         let diagnoses = Diagnoses::start(&self.config, scheduler, metrics, known, diagnose, heard)?;

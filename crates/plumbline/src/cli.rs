@@ -146,6 +146,9 @@ pub(crate) struct LimitFlags {
     /// Connections at a time [default: 2048]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
+    /// Streams of live updates at a time; 0 = none [default: 64]
+    #[arg(long, value_name = "N")]
+    max_event_streams: Option<usize>,
     /// Bytes of a request's head [default: 32768]
     #[arg(long, value_name = "N")]
     max_header_bytes: Option<usize>,

@@ -29,13 +29,23 @@ async fn roles_are_what_they_say() {
     let file = folder.file("keys", "ingest key-of-workers\nread key-of-dashboards\nadmin key-of-trainer\n");
     let server = Server::start(&["--api-key-file", &file, "--weights-root", folder.0.to_str().unwrap()]).await;
     let (ingest, read, admin) = (Some("key-of-workers"), Some("key-of-dashboards"), Some("key-of-trainer"));
-    for path in
-        ["/", "/docs", "/openapi.json", "/metrics", "/v1/reference", "/v1/runs", "/v1/runs/r", "/v1/sequences/x"]
-    {
+    for path in [
+        "/docs",
+        "/openapi.json",
+        "/metrics",
+        "/v1/reference",
+        "/v1/events",
+        "/v1/runs",
+        "/v1/runs/r",
+        "/v1/runs/r/views",
+        "/v1/runs/r/tokens.parquet",
+        "/v1/sequences/x",
+    ] {
         assert_eq!(status(&server, Method::GET, path, None).await, 401, "{path}");
         assert_eq!(status(&server, Method::GET, path, Some("key-of-nobody")).await, 401, "{path}");
     }
-    for path in ["/livez", "/readyz", "/health"] {
+    // The page holds no data; it asks people for a key.
+    for path in ["/livez", "/readyz", "/health", "/", "/assets/page/app.js"] {
         assert_eq!(status(&server, Method::GET, path, None).await, 200, "{path}");
     }
     assert_eq!(status(&server, Method::POST, "/v1/verifications", read).await, 403);

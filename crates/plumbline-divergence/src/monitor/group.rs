@@ -296,6 +296,8 @@ impl Group {
             tokens: self.totals.sums.statistics.tokens,
             sequences: self.totals.sums.statistics.sequences,
             window: self.window.snapshot(now).statistics,
+            totals: self.totals.sums.statistics.clone(),
+            recent: self.timeline.latest(GroupSummary::RECENT),
             drift_score: self.drift.as_ref().map(|drift| drift.state().score),
         }
     }

@@ -63,8 +63,17 @@ pub struct GroupSummary {
     pub sequences: u64,
     /// The sums of its window.
     pub window: SufficientStatistics,
+    /// The sums of everything since its first sequence.
+    pub totals: SufficientStatistics,
+    /// The latest stretches of time in which something was observed, at most [`GroupSummary::RECENT`], oldest first.
+    pub recent: Vec<TimePoint>,
     /// Evidence of a change relative to what raises an alarm; `None` for `other`, where streams mix.
     pub drift_score: Option<f64>,
+}
+
+impl GroupSummary {
+    /// Stretches of time at most in a summary.
+    pub const RECENT: usize = 30;
 }
 
 /// The recent past of every run and engine. Names come from senders, so their number is bounded: beyond `max_groups`, new

@@ -140,6 +140,11 @@ impl Timeline {
 
     /// The stretches in which something was observed, oldest first.
     pub(super) fn points(&self) -> Vec<TimePoint> {
+        self.latest(Self::POINTS)
+    }
+
+    /// The latest `most` of them.
+    pub(super) fn latest(&self, most: usize) -> Vec<TimePoint> {
         let at = |number: u64| {
             let nanos = self.width.as_nanos().saturating_mul(u128::from(number));
             Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -149,7 +154,7 @@ impl Timeline {
             to: at(number.saturating_add(1)),
             sums: *sums,
         };
-        self.points.iter().map(point).collect()
+        self.points.range(self.points.len().saturating_sub(most)..).map(point).collect()
     }
 }
 
@@ -253,6 +258,7 @@ mod tests {
         assert_eq!(points.iter().map(|point| point.sums.sequences).sum::<u64>(), 100_000);
         assert!(points.windows(2).all(|pair| pair[0].to == pair[1].from));
         assert_eq!(points[0].from, Duration::ZERO);
+        assert_eq!(timeline.latest(3), points[points.len() - 3..]);
         assert!(points.last().unwrap().to > Duration::from_secs(99_999));
     }
 

@@ -24,4 +24,6 @@ pub struct Observed<'a> {
     pub judgement: &'a Judgement,
     /// Its causes, the likeliest first; empty = none, or not diagnosed.
     pub findings: &'a [Finding],
+    /// The id under which a server keeps it, if one does.
+    pub stored_id: Option<&'a str>,
 }

@@ -12,6 +12,8 @@ const MAX_NAME_CHARS: usize = 200;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct SequenceRow {
     pub(crate) id: String,
+    /// The id under which a server keeps it, if one does.
+    pub(crate) stored_id: Option<String>,
     pub(crate) group: Option<String>,
     pub(crate) worker: Option<String>,
     pub(crate) policy_version: Option<String>,
@@ -42,6 +44,7 @@ impl SequenceRow {
         let first = observed.findings.first();
         Self {
             id: clipped(&observed.comparison.id),
+            stored_id: observed.stored_id.map(clipped),
             group: observed.group.map(clipped),
             worker: observed.worker.map(clipped),
             policy_version: observed.policy_version.map(clipped),

@@ -1,6 +1,7 @@
 //! The report as data: exactly what `report.json` holds, and what every other form is made from. The schema is described in
 //! `docs/report.md`.
 
+mod brief;
 mod build;
 mod glossary;
 mod shown;

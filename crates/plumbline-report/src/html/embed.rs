@@ -37,7 +37,8 @@ fn shorten_sequence(shown: &mut Map<String, Value>) {
     shown.insert("tokens_left_out".into(), Value::from(before + left_out as u64));
 }
 
-fn round(value: &mut Value) {
+/// Numbers with seven digits.
+pub(crate) fn round(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(round),
         Value::Object(object) => object.values_mut().for_each(round),

@@ -4,18 +4,18 @@
 //! page's scripts turn data into text nodes only, and a content security policy forbids whatever would be loaded or sent.
 
 mod embed;
+mod modules;
 
 use serde_json::Value;
 
+pub(crate) use self::embed::round;
 use self::embed::{escaped_json, escaped_text, shortened};
+use self::modules::joined;
+use crate::assets::{MODULES, PARTS_CSS, PLOTLY_JS, THEME_CSS};
 use crate::document::Document;
 use crate::report::ReportError;
 
-/// What a page is made of, so that other pages can look the same.
-const THEME_CSS: &str = include_str!("../../assets/theme.css");
 const REPORT_CSS: &str = include_str!("../../assets/report.css");
-const PLOTLY_JS: &str = include_str!("../../assets/plotly/plotly-cartesian.min.js");
-const FIGURES_JS: &str = include_str!("../../assets/figures.js");
 const REPORT_JS: &str = include_str!("../../assets/report.js");
 
 /// Nothing is loaded from anywhere, and nothing is sent.
@@ -34,13 +34,12 @@ pub(crate) fn page(document: &Document) -> Result<String, ReportError> {
     page.push_str(&format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n"));
     page.push_str(&format!("<title>{title} · Plumbline</title>\n<link rel=\"icon\" href=\"data:,\">\n"));
     page.push_str(&format!(
-        "<style>\n{THEME_CSS}\n{REPORT_CSS}</style>\n</head>\n<body>\n<main id=\"report\"></main>\n"
+        "<style>\n{THEME_CSS}\n{PARTS_CSS}\n{REPORT_CSS}</style>\n</head>\n<body>\n<main id=\"report\"></main>\n"
     ));
     page.push_str("<noscript><p>This page needs JavaScript. The same numbers are in report.json and report.xlsx.</p></noscript>\n");
     page.push_str(&format!("<script id=\"report-data\" type=\"application/json\">{data}</script>\n"));
-    for script in [PLOTLY_JS, FIGURES_JS, REPORT_JS] {
-        page.push_str(&format!("<script>{script}</script>\n"));
-    }
+    let modules = joined(MODULES.map(|(_, source)| source).into_iter().chain([REPORT_JS]));
+    page.push_str(&format!("<script>{PLOTLY_JS}</script>\n<script type=\"module\">\n{modules}</script>\n"));
     page.push_str("</body>\n</html>\n");
     Ok(page)
 }

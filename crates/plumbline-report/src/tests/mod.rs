@@ -113,6 +113,7 @@ impl Sequence {
             statistics: &self.statistics,
             judgement: &self.judgement,
             findings: &self.findings,
+            stored_id: Some("seq_1"),
         }
     }
 }

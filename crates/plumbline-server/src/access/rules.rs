@@ -37,7 +37,9 @@ const RULES: &[(Method, &str, Need)] = &[
     (Method::GET, "/readyz", Need::Nothing),
     (Method::GET, "/health", Need::Nothing),
     (Method::GET, "/metrics", READ),
-    (Method::GET, "/", Need::AnyKey),
+    // The live page without its data: it asks people for a key.
+    (Method::GET, "/", Need::Nothing),
+    (Method::GET, "/assets/{*file}", Need::Nothing),
     (Method::GET, "/docs", Need::AnyKey),
     (Method::GET, "/docs/", Need::AnyKey),
     (Method::GET, "/docs/{*file}", Need::AnyKey),
@@ -46,6 +48,7 @@ const RULES: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/verifications/{id}", INGEST_OR_READ),
     (Method::GET, "/v1/reference", INGEST_OR_READ),
     (Method::GET, "/get_weight_version", INGEST_OR_READ),
+    (Method::GET, "/v1/events", READ),
     (Method::GET, "/v1/runs", READ),
     (Method::GET, "/v1/runs/{run}", READ),
     (Method::GET, "/v1/runs/{run}/sequences", READ),
@@ -53,6 +56,8 @@ const RULES: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/runs/{run}/report.html", READ),
     (Method::GET, "/v1/runs/{run}/report.xlsx", READ),
     (Method::GET, "/v1/runs/{run}/report.png", READ),
+    (Method::GET, "/v1/runs/{run}/views", READ),
+    (Method::GET, "/v1/runs/{run}/tokens.parquet", READ),
     (Method::GET, "/v1/sequences/{id}", READ),
     (Method::POST, "/update_weights_from_disk", ADMIN),
 ];

@@ -21,7 +21,7 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 40] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 41] = [
             ("quarantine_seconds", self.quarantine_seconds, 0..=24 * 3600),
             ("restart_after_panics", u64::from(self.restart_after_panics), 0..=1_000_000),
             ("threads", self.threads as u64, 0..=4096),
@@ -44,6 +44,7 @@ impl Config {
             ("max_bodies_bytes", self.max_bodies_bytes as u64, 1024..=1 << 40),
             ("max_compression_ratio", self.max_compression_ratio as u64, 1..=1 << 20),
             ("max_connections", self.max_connections as u64, 1..=1 << 20),
+            ("max_event_streams", self.max_event_streams as u64, 0..=1 << 16),
             ("max_header_bytes", self.max_header_bytes as u64, 8192..=1 << 24),
             ("max_headers", self.max_headers as u64, 1..=10_000),
             ("header_timeout_seconds", self.header_timeout_seconds, 1..=3600),

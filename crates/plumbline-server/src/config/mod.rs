@@ -101,6 +101,8 @@ pub struct Config {
     pub max_compression_ratio: usize,
     /// Connections at a time; at the limit, those that have waited longest without a request make room.
     pub max_connections: usize,
+    /// Streams of live updates at a time; further ones get 429. 0 = there are none.
+    pub max_event_streams: usize,
     /// Bytes of a request's head.
     pub max_header_bytes: usize,
     /// Fields of a request's head.
@@ -284,6 +286,7 @@ impl Default for Config {
             max_bodies_bytes: 256 * 1024 * 1024,
             max_compression_ratio: 100,
             max_connections: 2048,
+            max_event_streams: 64,
             max_header_bytes: 32 * 1024,
             max_headers: 100,
             header_timeout_seconds: 30,

@@ -22,6 +22,8 @@ pub(crate) struct Case {
 
 #[derive(Debug)]
 pub(crate) struct CaseSequence {
+    /// The server's id of it.
+    pub(crate) stored_id: String,
     pub(crate) rollout: Rollout,
     pub(crate) scores: TokenScores,
     pub(crate) comparison: SequenceComparison,
@@ -80,6 +82,14 @@ impl Case {
             self.sequences.truncate(fitting.max(1));
         }
         self
+    }
+
+    /// Shows `each` what was found out about each suspicious sequence, with the server's id of it.
+    pub(crate) fn each_finding(&self, diagnosis: &Diagnosis, mut each: impl FnMut(&str, &[Finding])) {
+        let pairs = self.sequences.iter().zip(&diagnosis.sequences);
+        pairs
+            .filter(|(sequence, _)| sequence.suspicious)
+            .for_each(|(sequence, found)| each(&sequence.stored_id, &found.findings));
     }
 
     /// What was found out about each suspicious sequence.

@@ -74,6 +74,38 @@ pub(crate) fn each_reported(state: &AppState, run: &str, mut each: impl FnMut(&S
     each_in_store(store.reader(), run, &mut each).map_err(|error| problem(&error))
 }
 
+/// Shows `each` all sequences of a run that are kept, oldest first, up to the first for which it fails. Blocks.
+///
+/// # Errors
+/// As `each`, or as [`list`].
+pub(crate) fn each_kept<E: From<RowError>>(
+    state: &AppState,
+    run: &str,
+    mut each: impl FnMut(&StoredSequence) -> Result<(), E>,
+) -> Result<(), E> {
+    let Some(store) = store_of(state, run) else {
+        return state
+            .sequences
+            .list(run, SortKey::Time, false, usize::MAX)
+            .iter()
+            .try_for_each(|sequence| each(sequence));
+    };
+    let (reader, mut failed) = (store.reader(), None);
+    let filter = Filter { run: Some(run.to_owned()), ..Filter::default() };
+    let read = reader.each_sequence(&filter, &mut |row| match whole(reader, row)
+        .map_err(E::from)
+        .and_then(|one| each(&one))
+    {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    });
+    read.map_err(|error| E::from(RowError::from(error)))?;
+    failed.map_or(Ok(()), Err)
+}
+
 fn each_in_store(reader: &Reader, run: &str, each: &mut dyn FnMut(&StoredSequence)) -> Result<(), RowError> {
     let mut latest: Option<u64> = None;
     let filter = Filter { run: Some(run.to_owned()), since: None, last: Some(REPORTED) };

@@ -24,7 +24,7 @@ use plumbline_store::{
 pub(crate) use self::claims::Claim;
 use self::claims::Claims;
 pub(crate) use self::identity::Identity;
-pub(crate) use self::kept::{each_reported, get, list, problem};
+pub(crate) use self::kept::{each_kept, each_reported, get, list, problem};
 use self::recent::{Recent, Remembered};
 pub(crate) use self::replay::{clock, recall, replay};
 pub(crate) use self::rows::RowError;

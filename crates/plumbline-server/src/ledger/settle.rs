@@ -181,6 +181,7 @@ fn count(
     if !kept.is_empty() {
         let group = resident.divergence.observe(&verification.run, &verification.engine, &observation);
         state.sequences.add(kept, &group.run);
+        state.live.touch(&group.run);
         resident.recent.add(&verification.rollouts);
     }
     Ok(json)

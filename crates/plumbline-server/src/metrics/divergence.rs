@@ -140,8 +140,8 @@ impl DivergenceMetrics {
         group
     }
 
-    /// Takes the findings of diagnosed sequences, and counts them by the cause that was ranked first.
-    pub(crate) fn hear(&self, run: &str, engine: &str, diagnosed: &[&[Finding]]) {
+    /// Takes the findings of diagnosed sequences, counts them by the cause that was ranked first, and says under which names.
+    pub(crate) fn hear(&self, run: &str, engine: &str, diagnosed: &[&[Finding]]) -> GroupKey {
         let now = self.clock.now();
         let mut monitor = self.lock();
         self.expire(&mut monitor, now);
@@ -149,6 +149,7 @@ impl DivergenceMetrics {
         let causes: Vec<_> = diagnosed.iter().filter_map(|found| Some(found.first()?.cause.as_str())).collect();
         self.count_causes(&group, &causes);
         monitor.hear(now, &group, diagnosed);
+        group
     }
 
     /// Shows the monitor a sequence that was answered at some time before this process began. Counters do not move: they restart

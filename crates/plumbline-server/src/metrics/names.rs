@@ -82,6 +82,7 @@ pub(super) const REQUESTS_IN_FLIGHT: Described =
 pub(super) const REQUESTS_CANCELLED: Described =
     ("plumbline_requests_cancelled_total", "Requests whose client left before the response.");
 pub(super) const CONNECTIONS: Described = ("plumbline_connections", "Open connections of clients.");
+pub(super) const EVENT_STREAMS: Described = ("plumbline_event_streams", "Open streams of live updates.");
 pub(super) const CONNECTIONS_CLOSED: Described =
     ("plumbline_connections_closed_total", "Connections that the server closed or refused, by reason.");
 pub(super) const BODY_BYTES: Described = ("plumbline_body_bytes", "Bytes of request bodies and answers that are held.");

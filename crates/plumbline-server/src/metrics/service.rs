@@ -39,6 +39,7 @@ pub(crate) struct ServiceMetrics {
     requests_cancelled: IntCounter,
     connections: IntGauge,
     connections_closed: IntCounterVec,
+    event_streams: IntGauge,
     body_bytes: IntGauge,
     credential_reloads: IntCounterVec,
     weight_swaps: IntCounter,
@@ -107,6 +108,7 @@ impl ServiceMetrics {
             requests_cancelled: counter(registry, names::REQUESTS_CANCELLED)?,
             connections: gauge(registry, names::CONNECTIONS)?,
             connections_closed: counters(registry, names::CONNECTIONS_CLOSED, &["reason"], &closings)?,
+            event_streams: gauge(registry, names::EVENT_STREAMS)?,
             body_bytes: gauge(registry, names::BODY_BYTES)?,
             credential_reloads: counters(registry, names::CREDENTIAL_RELOADS, &["credential", "outcome"], &reloads)?,
             weight_swaps: counter(registry, names::WEIGHT_SWAPS)?,
@@ -197,6 +199,11 @@ impl ServiceMetrics {
     /// The server closed or refused a connection.
     pub(crate) fn connection_closed(&self, reason: Closing) {
         self.connections_closed.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// The gauge of open streams of live updates.
+    pub(crate) fn event_streams(&self) -> &IntGauge {
+        &self.event_streams
     }
 
     /// A file of credentials has changed.

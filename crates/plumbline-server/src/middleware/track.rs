@@ -62,7 +62,7 @@ pub(crate) async fn track(State(metrics): State<ServiceMetrics>, mut request: Re
     let caller = response.extensions().get::<Caller>().cloned();
     let key = caller.as_ref().map_or("", |caller| &*caller.name);
     let ms = took.as_secs_f64() * 1e3;
-    let routine = route == "/metrics" || PROBES.contains(&route.as_str());
+    let routine = route == "/metrics" || route.starts_with("/assets/") || PROBES.contains(&route.as_str());
     if routine && response.status().is_success() {
         tracing::debug!(%method, route, status, ms, tokens, key, "answered");
     } else {

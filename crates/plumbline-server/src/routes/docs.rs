@@ -1,11 +1,11 @@
-//! What describes the service: OpenAPI, Swagger UI, and a page with links.
+//! What describes the service: OpenAPI and Swagger UI; and the live page.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 
 use super::name::Name;
@@ -50,13 +50,16 @@ fn swagger_ui_file(file: &str) -> Result<Response, Problem> {
     }
 }
 
-/// A page with links to everything that a person can look at.
+/// The live page: runs, engines and sequences for people. It holds no data: what it shows, it asks for with the key that it is given.
 #[utoipa::path(
     get,
     path = "/",
     tag = "documentation",
-    responses((status = 200, description = "A page of links", content_type = "text/html"))
+    responses(
+        (status = 200, description = "The page", content_type = "text/html"),
+        (status = 304, description = "The browser has it: If-None-Match named its ETag")
+    )
 )]
-pub(super) async fn index() -> Html<&'static str> {
-    Html(include_str!("index.html"))
+pub(super) async fn page(headers: HeaderMap) -> Response {
+    crate::page::index(&headers).await
 }

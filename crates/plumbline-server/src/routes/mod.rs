@@ -1,6 +1,7 @@
 //! The HTTP surface. Every route is registered together with its description, so the OpenAPI document cannot miss one.
 
 mod docs;
+mod events;
 mod name;
 mod noise_floor;
 mod operation;
@@ -8,6 +9,7 @@ mod reference;
 mod reports;
 mod runs;
 mod sequences;
+mod token_table;
 mod verifications;
 mod weights;
 
@@ -25,6 +27,7 @@ use utoipa_axum::routes;
 pub(crate) use self::runs::not_found as run_not_found;
 use crate::access::{Access, describe};
 use crate::middleware::{Gate, guard, hold, track};
+use crate::page;
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
 
@@ -40,8 +43,11 @@ pub(crate) fn routes(access: Access) -> (Router<Arc<AppState>>, OpenApi) {
         .routes(routes!(reports::html))
         .routes(routes!(reports::xlsx))
         .routes(routes!(reports::png))
+        .routes(routes!(reports::views))
+        .routes(routes!(token_table::show))
         .routes(routes!(sequences::list))
         .routes(routes!(sequences::show))
+        .routes(routes!(events::stream))
         .routes(routes!(weights::update))
         .routes(routes!(weights::version))
         .routes(routes!(operation::livez))
@@ -50,11 +56,11 @@ pub(crate) fn routes(access: Access) -> (Router<Arc<AppState>>, OpenApi) {
         .routes(routes!(operation::metrics))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::swagger_ui))
-        .routes(routes!(docs::index))
+        .routes(routes!(docs::page))
         .split_for_parts();
     describe(&mut openapi, access);
-    // What belongs to the Swagger UI page: files, no interface.
-    (router.merge(docs::swagger_ui_files()), openapi)
+    // What belongs to pages: files, no interface.
+    (router.merge(docs::swagger_ui_files()).merge(page::files()), openapi)
 }
 
 /// The routes with everything that each request passes through.

@@ -1,4 +1,4 @@
-//! `GET /v1/runs/{run}/report.{json,html,xlsx,png}`.
+//! `GET /v1/runs/{run}/report.{json,html,xlsx,png}` and `/v1/runs/{run}/views`.
 
 use std::sync::Arc;
 
@@ -55,6 +55,13 @@ report!(
     "/v1/runs/{run}/report.xlsx",
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "A report of a run as a workbook."
+);
+report!(
+    views,
+    Views,
+    "/v1/runs/{run}/views",
+    "application/json",
+    "What the plots of a run are made of: its report as JSON without the tokens and rows of its sequences."
 );
 report!(png, Png, "/v1/runs/{run}/report.png", "image/png", "The plots of a report on one sheet.");
 

@@ -18,7 +18,7 @@ use crate::problem::{Code, Problem, ProblemDocument};
 use crate::sequences::{SortKey, StoredSequence};
 use crate::state::AppState;
 use crate::timestamp::rfc3339;
-use crate::verify::SIGN;
+use crate::verify::{FindingResponse, SIGN};
 
 /// Sequences of one answer at most, and where nothing is said.
 const MAX_LIMIT: usize = 256;
@@ -103,6 +103,9 @@ pub(super) struct SequenceSummaryResponse {
     /// Over its compared tokens.
     #[schema(value_type = MetricsDocument)]
     metrics: Metrics,
+    /// The likeliest cause, where it was diagnosed since the server started and something beyond noise was found.
+    #[schema(required = true)]
+    cause: Option<&'static str>,
 }
 
 /// One sequence, token by token.
@@ -114,6 +117,10 @@ pub(super) struct SequenceResponse {
     /// The sign convention of the log ratios.
     #[schema(example = "reference_logprob - engine_logprob, in nats")]
     log_ratio_sign: &'static str,
+    /// Its causes, the likeliest first; empty where nothing beyond noise was found, null where it was not diagnosed since the
+    /// server started (or that is no longer known).
+    #[schema(required = true)]
+    diagnosis: Option<Vec<FindingResponse<'static>>>,
     /// One per completion token; none where retention has removed them.
     tokens: Vec<TokenResponse>,
     /// Indices of the compared tokens with the largest |d|, at most ten, the largest first.
@@ -191,7 +198,7 @@ pub(super) async fn list(
     }
     Ok(Json(SequencesResponse {
         run,
-        sequences: sequences.iter().map(|one| SequenceSummaryResponse::of(one)).collect(),
+        sequences: sequences.iter().map(|one| SequenceSummaryResponse::of(one, &state)).collect(),
     }))
 }
 
@@ -223,7 +230,11 @@ pub(super) async fn show(
     });
     let text = || texts.as_mut().and_then(Iterator::next);
     Ok(Json(SequenceResponse {
-        summary: SequenceSummaryResponse::of(&sequence),
+        summary: SequenceSummaryResponse::of(&sequence, &state),
+        diagnosis: state
+            .findings
+            .of(&sequence.id)
+            .map(|found| found.iter().cloned().map(FindingResponse::from).collect()),
         log_ratio_sign: SIGN,
         worst_tokens: worst(tokens),
         tokens: tokens
@@ -244,7 +255,8 @@ fn worst(tokens: &[TokenComparison]) -> Vec<usize> {
 }
 
 impl SequenceSummaryResponse {
-    fn of(stored: &StoredSequence) -> Self {
+    fn of(stored: &StoredSequence, state: &AppState) -> Self {
+        let findings = state.findings.of(&stored.id);
         Self {
             id: stored.id.clone(),
             sequence_id: stored.comparison.id.clone(),
@@ -257,6 +269,7 @@ impl SequenceSummaryResponse {
             verdict: stored.verdict.as_str(),
             verdict_reason: stored.verdict_reason.clone(),
             metrics: stored.metrics.clone(),
+            cause: findings.and_then(|found| Some(found.first()?.cause.as_str())),
         }
     }
 }

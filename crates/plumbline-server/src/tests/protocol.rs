@@ -115,11 +115,10 @@ async fn keys_are_needed_everywhere_but_at_the_probes() {
     let config = Config { api_key_file: Some(path.clone()), ..Config::default() };
     let service = Service::new(config, FakeModel::default()).await;
     std::fs::remove_file(path).unwrap();
-    for probe in ["/livez", "/readyz", "/health"] {
+    for probe in ["/livez", "/readyz", "/health", "/", "/assets/page.css"] {
         assert_eq!(service.get(probe).await.status, 200, "{probe}");
     }
-    for path in ["/metrics", "/v1/reference", "/openapi.json", "/docs", "/docs/index.html", "/", "/nothing", "/livez/x"]
-    {
+    for path in ["/metrics", "/v1/reference", "/openapi.json", "/docs", "/docs/index.html", "/nothing", "/livez/x"] {
         let reply = service.get(path).await;
         assert_eq!(reply.problem(), (401, "unauthorized".into()), "{path}");
         assert_eq!(reply.headers["www-authenticate"], "Bearer realm=\"plumbline\"");
@@ -164,6 +163,7 @@ async fn every_route_is_documented_and_answers() {
         "/openapi.json",
         "/readyz",
         "/update_weights_from_disk",
+        "/v1/events",
         "/v1/reference",
         "/v1/runs",
         "/v1/runs/{run}",
@@ -172,13 +172,16 @@ async fn every_route_is_documented_and_answers() {
         "/v1/runs/{run}/report.png",
         "/v1/runs/{run}/report.xlsx",
         "/v1/runs/{run}/sequences",
+        "/v1/runs/{run}/tokens.parquet",
+        "/v1/runs/{run}/views",
         "/v1/sequences/{id}",
         "/v1/verifications",
         "/v1/verifications/{id}",
     ];
     assert_eq!(paths, BTreeSet::from(routes));
-    let posts = ["/v1/verifications", "/update_weights_from_disk"];
-    for path in routes.into_iter().filter(|path| !posts.contains(path) && !path.contains('{')) {
+    // The stream of events has no end.
+    let others = ["/v1/verifications", "/update_weights_from_disk", "/v1/events"];
+    for path in routes.into_iter().filter(|path| !others.contains(path) && !path.contains('{')) {
         let expected = if path == "/docs" { 303 } else { 200 };
         assert_eq!(service.get(path).await.status, expected, "{path}");
     }

@@ -54,6 +54,8 @@ pub(super) struct Assessed {
     statistics: Vec<SufficientStatistics>,
     metrics: Vec<Metrics>,
     judgements: Vec<Judgement>,
+    /// The server's ids of the sequences.
+    ids: Vec<String>,
 }
 
 impl Assessed {
@@ -90,7 +92,8 @@ impl Assessed {
             .zip(&comparisons)
             .map(|(statistics, comparison)| Metrics::with_values(statistics, std::slice::from_ref(comparison)))
             .collect();
-        Ok(Self { verification, scored, comparisons, statistics, metrics, judgements })
+        let ids = rollouts.iter().map(|_| format!("seq_{}", Uuid::now_v7().simple())).collect();
+        Ok(Self { verification, scored, comparisons, statistics, metrics, judgements, ids })
     }
 
     pub(super) fn verification(&self) -> &Verification {
@@ -105,8 +108,9 @@ impl Assessed {
     /// Copies what a diagnosis needs; `floor` finds the noise floor of a version. CPU-bound.
     pub(super) fn case(&self, floor: impl FnOnce(&str) -> CaseFloor) -> Option<Case> {
         let parts = self.verification.rollouts.iter().zip(&self.scored).zip(&self.comparisons).zip(&self.judgements);
-        let parts = parts.zip(&self.verification.cached_tokens);
-        let sequences = parts.map(|((((rollout, scored), comparison), judgement), cached_tokens)| CaseSequence {
+        let parts = parts.zip(&self.verification.cached_tokens).zip(&self.ids);
+        let sequences = parts.map(|(((((rollout, scored), comparison), judgement), cached_tokens), id)| CaseSequence {
+            stored_id: id.clone(),
             rollout: rollout.clone(),
             scores: scored.scores.clone(),
             comparison: comparison.clone(),
@@ -172,7 +176,7 @@ impl Assessed {
                 }),
             });
             let stored = StoredSequence {
-                id: format!("seq_{}", Uuid::now_v7().simple()),
+                id: self.ids[index].clone(),
                 run: String::new(),
                 engine: verification.engine.clone(),
                 worker: verification.worker.clone(),

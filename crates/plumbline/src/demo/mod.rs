@@ -75,7 +75,7 @@ async fn show(url: &str, once: bool) -> anyhow::Result<()> {
     }
     say(&table::render(&results))?;
     say(&format!(
-        "metrics    {url}/metrics   (gauges cover the last 5 minutes)\nAPI        {url}/docs\n\
+        "page       {url}/\nmetrics    {url}/metrics   (gauges cover the last 5 minutes)\nAPI        {url}/docs\n\
          try        curl -s {url}/metrics | grep -E 'plumbline_(logprob_mae|kl)_nats'"
     ))?;
     for result in &results {

@@ -147,6 +147,7 @@ impl Sink {
                 statistics,
                 judgement,
                 findings,
+                stored_id: None,
             };
             self.collector.observe(&observed);
             if let Some(table) = &mut self.table {
