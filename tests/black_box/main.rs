@@ -7,6 +7,7 @@
     reason = "a failed unwrap in a test is a failed test"
 )]
 
+mod alerts;
 mod bad_input;
 mod commands;
 mod compare;
@@ -18,11 +19,14 @@ mod fake_engine;
 mod hub;
 mod lifecycle;
 mod metrics_page;
+#[cfg(feature = "otel")]
+mod otlp;
 mod overload;
 mod recordings;
 mod security;
 #[cfg(feature = "selfcheck")]
 mod selfcheck;
 mod support;
+mod trace_context;
 mod verify;
 mod weights;

@@ -54,6 +54,7 @@ const RULES: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/runs/{run}/report.xlsx", READ),
     (Method::GET, "/v1/runs/{run}/report.png", READ),
     (Method::GET, "/v1/sequences/{id}", READ),
+    (Method::GET, "/v1/alerts", READ),
     (Method::POST, "/update_weights_from_disk", ADMIN),
 ];
 
