@@ -7,6 +7,7 @@
     reason = "a failed unwrap in a test is a failed test"
 )]
 
+mod alerts;
 mod bad_input;
 mod commands;
 mod compare;
@@ -18,6 +19,8 @@ mod fake_engine;
 mod hub;
 mod lifecycle;
 mod metrics_page;
+#[cfg(feature = "otel")]
+mod otlp;
 mod overload;
 mod page;
 mod recordings;
@@ -25,5 +28,6 @@ mod security;
 #[cfg(feature = "selfcheck")]
 mod selfcheck;
 mod support;
+mod trace_context;
 mod verify;
 mod weights;

@@ -11,7 +11,7 @@ const NAMES: &str = "logprob_mae_nats logprob_rmse_nats logprob_max_abs_nats log
     queue_wait_seconds forward_seconds head_seconds request_seconds requests_in_flight reference_info build_info
     noise_floor_nats noise_floor_multiple drift_score diagnosis_total jobs jobs_finished_total repeated_total
     answers_unstored_total store_state store_errors_total store_bytes store_rows store_removed_total store_waiting_writes
-    store_writes_total store_commits_total";
+    store_writes_total store_commits_total alerts_firing";
 
 #[tokio::test]
 async fn every_name_exists_from_the_start() {

@@ -43,8 +43,8 @@ pub use histogram::DeltaHistogram;
 pub use metrics::Metrics;
 pub use moments::PairMoments;
 pub use monitor::{
-    DriftRecord, EvidenceKey, EvidenceSums, GroupKey, GroupSummary, GroupTotals, GroupView, Monitor, MonitorConfig,
-    NamedPoint, PointSums, PooledSums, SequenceSummary, TimePoint, TokenEvidence, WorstToken,
+    DriftRecord, EvidenceKey, EvidenceSums, GroupKey, GroupSummary, GroupTotals, GroupView, LikeliestCause, Monitor,
+    MonitorConfig, NamedPoint, PointSums, PooledSums, SequenceSummary, TimePoint, TokenEvidence, WorstToken,
 };
 pub use noise_floor::{ExpectedFloor, FloorBucket, FloorCurve, FloorHead, FloorSample, NoiseFloor, TokenFloor};
 pub use statistics::SufficientStatistics;

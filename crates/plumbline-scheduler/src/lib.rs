@@ -62,7 +62,7 @@ pub use config::SchedulerConfig;
 pub use demand::{Class, Demand};
 pub use error::{AsideError, ScoreError, StartError, SubmitError};
 pub use observer::{BatchObservation, DropReason, NullObserver, Observer};
-pub use reply::{Scored, SequenceOutcome};
+pub use reply::{Course, Scored, SequenceOutcome};
 pub use residents::Residents;
 pub use restart::Load;
 pub use scheduler::{DrainOutcome, Scheduler, SchedulerState};

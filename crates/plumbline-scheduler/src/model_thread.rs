@@ -17,7 +17,7 @@ use crate::entry::Entry;
 use crate::reply::SequenceOutcome;
 use crate::restart::{Held, Load};
 use crate::shared::{Shared, Step};
-use crate::{BatchObservation, SchedulerState, Scored};
+use crate::{BatchObservation, Course, SchedulerState, Scored};
 
 /// Body of a thread. Whatever happens, it ends with a final state and nobody waiting.
 pub(crate) fn run<F, E>(shared: &Arc<Shared>, thread: usize, load: F, again: Option<Load>)
@@ -80,6 +80,15 @@ pub(crate) struct ModelThread<'a> {
     pub(crate) panics: u32,
     /// Why the thread cannot go on.
     pub(crate) lost: Option<String>,
+}
+
+/// How a forward went that has scores.
+#[derive(Clone, Copy)]
+struct Run {
+    started: Instant,
+    timing: ScoreTiming,
+    tokens: usize,
+    sequences: usize,
 }
 
 /// Why a forward has no scores.
@@ -184,11 +193,13 @@ impl<'a> ModelThread<'a> {
         let mut tried_again = None;
         while let Some(mut entries) = open.pop() {
             match self.forward(&entries) {
-                Ok((scores, tokens)) => {
-                    forwarded += tokens;
-                    self.answer(entries, Ok(scores));
+                Ok((scores, run)) => {
+                    forwarded += run.tokens;
+                    self.answer(entries, Ok((scores, run)));
                 }
                 Err(failure) => {
+                    // What is said of it is said in the name of the request whose sequences they are, if it is one.
+                    let _whose = span_of(&entries).entered();
                     panicked |= failure.panicked;
                     let cause = &failure.cause;
                     if matches!(cause, ModelError::OutOfMemory(_)) && self.save_memory(&entries) {
@@ -253,9 +264,9 @@ impl<'a> ModelThread<'a> {
         wanted
     }
 
-    fn answer(&self, batch: Vec<Entry>, result: Result<Vec<TokenScores>, ModelError>) {
+    fn answer(&self, batch: Vec<Entry>, result: Result<(Vec<TokenScores>, Run), ModelError>) {
         let outcomes: Vec<SequenceOutcome> = match result {
-            Ok(scores) => batch.iter().zip(scores).map(|(entry, scores)| scored(entry, scores)).collect(),
+            Ok((scores, run)) => batch.iter().zip(scores).map(|(entry, scores)| scored(entry, scores, run)).collect(),
             Err(error) => {
                 tracing::error!(sequences = batch.len(), %error, "a forward failed");
                 vec![Err(error); batch.len()]
@@ -267,8 +278,8 @@ impl<'a> ModelThread<'a> {
         }
     }
 
-    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each, and the number of its tokens.
-    fn forward(&mut self, entries: &[Entry]) -> Result<(Vec<TokenScores>, usize), Failure> {
+    /// Scores the entries in one forward; on success there is one [`TokenScores`] for each.
+    fn forward(&mut self, entries: &[Entry]) -> Result<(Vec<TokenScores>, Run), Failure> {
         let started = Instant::now();
         let unshared: usize = entries.iter().map(|entry| entry.sequence.forward_tokens()).sum();
         let mut saved_tokens = 0;
@@ -304,7 +315,8 @@ impl<'a> ModelThread<'a> {
         let observation =
             BatchObservation { tokens, saved_tokens, sequences, timing, elapsed, failed: result.is_err() };
         self.shared.observer.batch(&observation);
-        result.map(|scores| (scores.sequences, tokens)).map_err(|cause| Failure { cause, panicked })
+        let run = Run { started, timing, tokens, sequences };
+        result.map(|scores| (scores.sequences, run)).map_err(|cause| Failure { cause, panicked })
     }
 
     /// The model of the version that these entries were admitted for.
@@ -332,9 +344,21 @@ fn alone(entries: &[Entry]) -> Option<u64> {
     entries.first().map(|entry| entry.digest)
 }
 
-fn scored(entry: &Entry, scores: TokenScores) -> SequenceOutcome {
+/// Whose the entries are in the log; nobody's if they are of several.
+fn span_of(entries: &[Entry]) -> tracing::Span {
+    match entries {
+        [first, rest @ ..] if rest.iter().all(|entry| Arc::ptr_eq(&entry.reply, &first.reply)) => {
+            first.reply.span().clone()
+        }
+        _ => tracing::Span::none(),
+    }
+}
+
+fn scored(entry: &Entry, scores: TokenScores, run: Run) -> SequenceOutcome {
     check_shape(&entry.sequence, &scores)?;
-    Ok(Scored { scores, reference: Arc::clone(&entry.reference) })
+    let Run { started, timing, tokens, sequences } = run;
+    let course = Course { admitted: entry.since, started, timing, tokens, sequences };
+    Ok(Scored { scores, reference: Arc::clone(&entry.reference), course })
 }
 
 fn check_count(scores: BatchScores, expected: usize) -> Result<BatchScores, ModelError> {

@@ -1,8 +1,9 @@
 //! Collecting the outcomes of one submit.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use plumbline_core::{ModelError, ReferenceInfo, TokenScores};
+use plumbline_core::{ModelError, ReferenceInfo, ScoreTiming, TokenScores};
 use tokio::sync::oneshot;
 
 use crate::ScoreError;
@@ -20,12 +21,31 @@ pub struct Scored {
     pub scores: TokenScores,
     /// The model that scored it.
     pub reference: Arc<ReferenceInfo>,
+    /// How it went.
+    pub course: Course,
+}
+
+/// When a sequence was scored, and in what company.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// When it was admitted.
+    pub admitted: Instant,
+    /// When its batch started.
+    pub started: Instant,
+    /// Where the model says the batch's time went.
+    pub timing: ScoreTiming,
+    /// Rows of the batch's forward.
+    pub tokens: usize,
+    /// Sequences of the batch.
+    pub sequences: usize,
 }
 
 /// The answer to one submit under construction: sent when its last sequence has its outcome.
 #[derive(Debug)]
 pub(crate) struct Reply {
     slots: Mutex<Slots>,
+    /// Whose it is in the log, whatever thread writes there.
+    span: tracing::Span,
 }
 
 #[derive(Debug)]
@@ -44,7 +64,12 @@ impl Reply {
         if sequences == 0 {
             slots.send(Ok(Vec::new()));
         }
-        (Self { slots: Mutex::new(slots) }, receiver)
+        (Self { slots: Mutex::new(slots), span: tracing::Span::current() }, receiver)
+    }
+
+    /// Whose it is in the log.
+    pub(crate) fn span(&self) -> &tracing::Span {
+        &self.span
     }
 
     /// Fills a slot; the last one sends the answer. Each slot is filled once: its queue entry is consumed by it.

@@ -1,9 +1,10 @@
-//! What proves who is who: API keys of clients, the server's own certificate. Read at the start, followed while the server runs.
+//! What proves who is who: API keys of clients, the server's own certificate, secrets for receivers of alerts. Read at the start, followed while the server runs.
 
 use std::future::Future;
 use std::time::Duration;
 
 use crate::access::ApiKeys;
+use crate::alerts::{Receiver, Secrets, receivers};
 use crate::config::Config;
 use crate::listen::Tls;
 use crate::reload::{Contents, Credential, Followed};
@@ -14,6 +15,7 @@ use crate::state::AppState;
 pub(crate) struct Credentials {
     pub(crate) keys: ApiKeys,
     pub(crate) tls: Option<Tls>,
+    pub(crate) alerts: Secrets,
     /// Files that may change, with their contents in use.
     followed: Vec<(Followed, Contents)>,
 }
@@ -27,7 +29,9 @@ impl Credentials {
         let mut followed = Vec::new();
         let keys = keys(config, &mut followed)?;
         let tls = tls(config, &mut followed)?;
-        Ok(Self { keys, tls, followed })
+        let alerts = Secrets::default();
+        followed.extend(alert_secrets(config, &alerts, &receivers_of(config)?)?);
+        Ok(Self { keys, tls, alerts, followed })
     }
 
     /// Follows the files. Never returns.
@@ -53,11 +57,7 @@ fn keys(config: &Config, followed: &mut Vec<(Followed, Contents)>) -> Result<Api
     let mut fixed = String::new();
     if let Some(name) = &config.api_key_env {
         let refuse = |reason: String| ServerError::ApiKeys { place: format!("the variable {name}"), reason };
-        fixed = std::env::var(name).map_err(|error| match error {
-            std::env::VarError::NotPresent => refuse("it is not set".into()),
-            // The error would show the value.
-            std::env::VarError::NotUnicode(_) => refuse("it is not valid UTF-8".into()),
-        })?;
+        fixed = variable(name).map_err(refuse)?;
         let keys = ApiKeys::parse(&fixed).map_err(refuse)?;
         if config.api_key_file.is_none() {
             return Ok(keys);
@@ -95,4 +95,47 @@ fn tls(config: &Config, followed: &mut Vec<(Followed, Contents)>) -> Result<Opti
     let files = vec![certificate.clone(), key.clone()];
     followed.push((Followed { credential: Credential::Certificate, files, apply: Box::new(apply) }, contents));
     Ok(Some(tls))
+}
+
+/// The value of a variable.
+fn variable(name: &str) -> Result<String, String> {
+    std::env::var(name).map_err(|error| match error {
+        std::env::VarError::NotPresent => "it is not set".into(),
+        // The error would show the value.
+        std::env::VarError::NotUnicode(_) => "it is not valid UTF-8".into(),
+    })
+}
+
+/// The configured receivers of alerts.
+fn receivers_of(config: &Config) -> Result<Vec<Receiver>, ServerError> {
+    receivers(&config.alertmanager_url, &config.alert_webhook_url)
+        .map_err(|(key, reason)| ServerError::Alerts { key, reason })
+}
+
+/// Takes the secrets of the variable and of the file into use; the file, to be followed.
+///
+/// # Errors
+/// What cannot be used, and why.
+pub(crate) fn alert_secrets(
+    config: &Config,
+    used: &Secrets,
+    receivers: &[Receiver],
+) -> Result<Option<(Followed, Contents)>, ServerError> {
+    let refuse = |key| move |reason| ServerError::Alerts { key, reason };
+    let fixed = match &config.alert_secret_env {
+        // In a variable, semicolons may stand for ends of lines.
+        Some(name) => variable(name).map_err(refuse("alert_secret_env"))?.replace(';', "\n"),
+        None => String::new(),
+    };
+    used.replace(&fixed, receivers).map_err(refuse("alert_secret_env"))?;
+    let Some(path) = &config.alert_secret_file else { return Ok(None) };
+    let (own, receivers) = (used.clone(), receivers.to_vec());
+    let apply = move |contents: &[Vec<u8>]| {
+        let text = contents.first().and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or("it is not valid UTF-8")?;
+        // The file first: complaints count its lines.
+        own.replace(&format!("{text}\n{fixed}"), &receivers)
+    };
+    let files = Followed { credential: Credential::AlertSecrets, files: vec![path.clone()], apply: Box::new(apply) };
+    let contents = files.start().map_err(refuse("alert_secret_file"))?;
+    Ok(Some((files, contents)))
 }

@@ -11,9 +11,11 @@
 //! People look at `page`, a live page whose parts are those of the HTML report; `live` tells it what has changed.
 //!
 //! Beside requests, in small jobs on the model threads (`plumbline_probe`): `floor` measures the noise floor of each version of the
-//! weights, `diagnosis` looks for the causes of what is suspicious.
+//! weights, `diagnosis` looks for the causes of what is suspicious. `alerts` looks at everything every few seconds and tells receivers
+//! what begins to be wrong and what is over.
 
 mod access;
+mod alerts;
 mod body;
 pub mod config;
 mod credentials;
@@ -41,13 +43,16 @@ mod serve;
 mod state;
 mod streamed;
 mod timestamp;
+mod trace;
 mod verify;
 mod weights;
 
 pub use plumbline_divergence::ModelFacts;
 
+pub use alerts::{TestedReceiver, test_receivers};
 pub use config::{Config, ConfigError, KeyProblem};
 pub use serve::{ServerError, serve};
+pub use trace::{FinishedTrace, SpanListener, Stage, TraceContext, Value, listen_to_spans};
 pub use weights::{ModelKnowledge, ReferenceSource, StartedReference};
 
 #[cfg(test)]

@@ -12,15 +12,17 @@ use crate::metrics::ServiceMetrics;
 pub(crate) enum Credential {
     ApiKeys,
     Certificate,
+    AlertSecrets,
 }
 
 impl Credential {
-    pub(crate) const ALL: [Self; 2] = [Self::ApiKeys, Self::Certificate];
+    pub(crate) const ALL: [Self; 3] = [Self::ApiKeys, Self::Certificate, Self::AlertSecrets];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::ApiKeys => "api_keys",
             Self::Certificate => "certificate",
+            Self::AlertSecrets => "alert_secrets",
         }
     }
 }

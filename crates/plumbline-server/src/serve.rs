@@ -13,16 +13,18 @@ use plumbline_scheduler::{DrainOutcome, SchedulerState};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch as watched};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::access::Access;
+use crate::alerts::{Alerting, Alerts};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::floor::keep_measured;
 use crate::jobs;
 use crate::ledger::{Ledger, RowError};
 use crate::listen::{ConnectionLimits, listen};
-use crate::metrics::{LedgerMetrics, ServiceMetrics};
+use crate::metrics::{AlertMetrics, LedgerMetrics, ServiceMetrics};
 use crate::middleware::Gate;
 use crate::routes;
 use crate::state::AppState;
@@ -59,6 +61,20 @@ pub enum ServerError {
         key: PathBuf,
         /// Why; nothing of the key.
         reason: String,
+    },
+    /// Receivers of alerts, their secrets or what they are told cannot be used.
+    #[error("cannot use {key}: {reason}")]
+    Alerts {
+        /// The key of the configuration.
+        key: &'static str,
+        /// Why; never a secret.
+        reason: String,
+    },
+    /// There is nobody to be told.
+    #[error("there is no receiver of alerts{}", name.as_ref().map(|name| format!(" called {name:?}")).unwrap_or_default())]
+    NoReceiver {
+        /// The name that was asked for.
+        name: Option<String>,
     },
     /// The listener or the model thread could not be set up, or accepting connections failed.
     #[error("cannot serve: {0}")]
@@ -134,17 +150,36 @@ where
     let mut server = tokio::spawn(server);
     tracing::info!(%address, scheme, "listening");
 
-    tokio::select! {
-        result = &mut server => return result.map_err(|error| ServerError::Io(io::Error::other(error))),
-        error = run(&state) => return Err(error),
-        () = followed => return Err(ServerError::Io(io::Error::other("following the credentials ended"))),
-        () = shutdown => {}
+    let alerting = Alerting::start(&state).await;
+    let limit = Duration::from_secs(limit_seconds);
+    let broken = tokio::select! {
+        result = &mut server => Some(result.map_or_else(|error| Err(ServerError::Io(io::Error::other(error))), Ok)),
+        error = run(&state) => Some(Err(error)),
+        () = followed => Some(Err(ServerError::Io(io::Error::other("following the credentials ended")))),
+        () = shutdown => None,
+    };
+    if let Some(ended) = broken {
+        alerting.end(&state, limit, true).await;
+        return ended;
     }
 
-    let deadline = Instant::now() + Duration::from_secs(limit_seconds);
     tracing::info!(limit_seconds, "draining");
     // Nobody listens if no handler runs any more; then nobody needs to be told.
     let _ = drain.send(true);
+    let drained = drained(&state, limit_seconds, server, close);
+    let (drained, ()) = tokio::join!(drained, alerting.end(&state, limit, false));
+    drained?;
+    close_store(&state).await
+}
+
+/// Answers what was admitted, stores it and lets the answers be taken, within the limit.
+async fn drained(
+    state: &Arc<AppState>,
+    limit_seconds: u64,
+    server: JoinHandle<()>,
+    close: oneshot::Sender<()>,
+) -> Result<(), ServerError> {
+    let deadline = Instant::now() + Duration::from_secs(limit_seconds);
     let timed_out = |unanswered| Err(ServerError::DrainTimedOut { limit_seconds, unanswered });
     if let DrainOutcome::TimedOut { sequences } = state.scheduler.drain(Duration::from_secs(limit_seconds)).await {
         return timed_out(format!("{sequences} sequences not scored"));
@@ -155,10 +190,9 @@ where
     }
     let _ = close.send(());
     match tokio::time::timeout_at(deadline, server).await {
-        Ok(result) => result.map_err(|error| ServerError::Io(io::Error::other(error)))?,
-        Err(_) => return timed_out("connections whose answers were not taken".into()),
+        Ok(result) => result.map_err(|error| ServerError::Io(io::Error::other(error))),
+        Err(_) => timed_out("connections whose answers were not taken".into()),
     }
-    close_store(&state).await
 }
 
 /// Writes what the store has not written yet.
@@ -236,13 +270,15 @@ pub(crate) fn build(config: Config, source: ReferenceSource) -> Result<App, Serv
     let registry = Registry::new();
     let metrics = ServiceMetrics::register(&registry, openapi.paths.paths.keys().map(String::as_str))?;
     metrics.queue_limit(config.max_queue_tokens);
+    let alerts = Alerts::new(&config, AlertMetrics::register(&registry)?, &credentials.alerts)
+        .map_err(|(key, reason)| ServerError::Alerts { key, reason })?;
     let ledger = Ledger::open(&config, LedgerMetrics::register(&registry)?)?;
     let openapi = Bytes::from(serde_json::to_vec(&openapi).map_err(ServerError::OpenApi)?);
     let (versions, facts) = (source.versions.clone(), source.facts.clone());
     let scheduler = source.scheduler(config.scheduler(), Arc::new(metrics.clone()))?;
     let (drain, draining) = watched::channel(false);
     let weights = Weights::new(scheduler.clone(), metrics.clone(), &config.all_weights_roots(), versions);
-    let state = AppState::new(config, scheduler, registry, metrics, weights, ledger, openapi, draining);
+    let state = AppState::new(config, scheduler, registry, metrics, weights, ledger, alerts, openapi, draining);
     let state = Arc::new(state.with_facts(facts));
     let router = routes::app(router, &state, gate);
     Ok(App { state, router, drain, credentials })

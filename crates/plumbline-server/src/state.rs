@@ -12,6 +12,7 @@ use plumbline_scheduler::{Scheduler, SchedulerState};
 use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 
+use crate::alerts::Alerts;
 use crate::body::{Bodies, RequestLimits};
 use crate::config::Config;
 use crate::diagnosis::{Diagnose, Diagnoses, Heard};
@@ -50,6 +51,8 @@ pub(crate) struct AppState {
     pub(crate) floors: NoiseFloors,
     /// What was answered and counted.
     pub(crate) ledger: Ledger,
+    /// What the service tells by itself when something is wrong.
+    pub(crate) alerts: Alerts,
     /// Accepted verifications that are worked on.
     pub(crate) jobs: Jobs,
     /// Recent sequences, token by token.
@@ -98,6 +101,7 @@ impl AppState {
         metrics: ServiceMetrics,
         weights: Weights,
         ledger: Ledger,
+        alerts: Alerts,
         openapi: Bytes,
         drain: watch::Receiver<bool>,
     ) -> Self {
@@ -113,6 +117,7 @@ impl AppState {
             weights,
             floors: NoiseFloors::default(),
             ledger,
+            alerts,
             jobs: Jobs::default(),
             sequences: SequenceStore::default(),
             findings: Arc::default(),

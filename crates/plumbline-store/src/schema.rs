@@ -20,7 +20,7 @@ const LOG_BYTES: u64 = 64 << 20;
 pub(crate) const MOVE_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// Each brings the file one schema further. Never changed once released, only added to.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// The newest schema that is known.
 pub(crate) const NEWEST: i64 = MIGRATIONS.len() as i64;

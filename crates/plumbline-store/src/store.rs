@@ -13,7 +13,7 @@ use crate::health::Health;
 use crate::retention::Trim;
 use crate::schema::{MOVE_LOG, open_writer};
 use crate::statistics::{Counters, Statistics};
-use crate::writer::{Message, Scope, Write, Writer, fail, finish, recover, requeue, send, start, submit};
+use crate::writer::{Message, Scope, Write, Writer, fail, finish, keep, recover, requeue, send, start, submit};
 use crate::{
     Completion, Finished, NewVerification, Packed, Pending, Reader, Retention, Started, StoreError, StoreOptions,
     StoreState, Submitted,
@@ -123,6 +123,11 @@ impl Store {
     /// become durable together. Repeating it, after whatever error, counts nothing twice.
     pub fn finish(&self, completion: Completion) -> Pending<Finished> {
         self.write(completion.bytes(), move |scope| finish(scope, &completion))
+    }
+
+    /// Keeps a small document under a name, in place of the one that had it.
+    pub fn keep_document(&self, name: &'static str, bytes: Vec<u8>) -> Pending<()> {
+        self.write(bytes.len(), move |scope| keep(scope, name, &bytes))
     }
 
     /// Writes what waits, moves the write-ahead log to the file and closes it. Later calls fail.

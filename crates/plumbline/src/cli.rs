@@ -50,6 +50,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DbCommand,
     },
+    /// Test the receivers of alerts.
+    Alerts {
+        #[command(subcommand)]
+        command: AlertsCommand,
+    },
     /// Check or show the configuration that `serve` would run with.
     Config {
         #[command(subcommand)]
@@ -96,9 +101,16 @@ pub(crate) struct Flags {
     #[command(flatten)]
     #[serde(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    alerts: AlertFlags,
     /// Log format: text or json [default: text]
     #[arg(long)]
     log_format: Option<String>,
+    /// Where spans are exported to with OTLP over HTTP, e.g. http://collector:4318; needs the feature otel [default: as the OTEL_
+    /// variables say]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
 }
 
 /// Flags that say who may do what.
@@ -164,6 +176,53 @@ pub(crate) struct LimitFlags {
     /// Seconds that a client may take nothing of its answer [default: 30]
     #[arg(long, value_name = "SECONDS")]
     write_stall_seconds: Option<u64>,
+}
+
+/// Flags of the alerts that the service posts by itself.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+pub(crate) struct AlertFlags {
+    /// Where people reach this service, for links in alerts
+    #[arg(long, value_name = "URL")]
+    external_url: Option<String>,
+    /// Alertmanager that is told of alerts; may be given several times
+    #[arg(long, value_name = "[NAME=]URL")]
+    alertmanager_url: Option<Vec<String>>,
+    /// Webhook that is told of alerts, with Alertmanager's body; may be given several times
+    #[arg(long, value_name = "[NAME=]URL")]
+    alert_webhook_url: Option<Vec<String>>,
+    /// Label that every alert gets; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    alert_label: Option<Vec<String>>,
+    /// File with secrets of receivers, a line each: NAME hmac|bearer|basic SECRET
+    #[arg(long, value_name = "FILE")]
+    alert_secret_file: Option<PathBuf>,
+    /// Name of an environment variable with such lines
+    #[arg(long, value_name = "VARIABLE")]
+    alert_secret_env: Option<String>,
+    /// Certificate authorities in PEM that receivers may have beside the system's
+    #[arg(long, value_name = "FILE")]
+    alert_ca_file: Option<PathBuf>,
+    /// Seconds between two looks at what is watched [default: 15]
+    #[arg(long, value_name = "SECONDS")]
+    alert_interval_seconds: Option<u64>,
+    /// Seconds for which something must be wrong before its alert fires [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    alert_for_seconds: Option<u64>,
+    /// Seconds for which it must be well again before its alert is resolved [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    alert_keep_seconds: Option<u64>,
+    /// Compared tokens below which no alert about a run and engine begins [default: 2000]
+    #[arg(long, value_name = "N")]
+    alert_min_tokens: Option<u64>,
+    /// Seconds after which webhooks are told again of what still fires [default: 14400]
+    #[arg(long, value_name = "SECONDS")]
+    alert_repeat_seconds: Option<u64>,
+    /// Seconds that a receiver has for its answer [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    alert_timeout_seconds: Option<u64>,
+    /// Notifications that may wait for a webhook [default: 1000]
+    #[arg(long, value_name = "N")]
+    alert_queue: Option<usize>,
 }
 
 /// Flags of the reference, for every command that loads one as the configuration says.
@@ -314,6 +373,24 @@ pub(crate) struct SelfcheckArguments {
     /// Print which families can be cross-checked, and why others cannot; no model is loaded
     #[arg(long, conflicts_with_all = ["model", "adapter", "quick"])]
     pub(crate) families: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertsCommand {
+    /// Post a test alert to each receiver of the configuration, and say which took it.
+    #[command(
+        long_about = "Post a test alert (PlumblineTest, severity info) to each receiver of the configuration, and say which took it.\n\n\
+                      A webhook gets its beginning and its end, an Alertmanager one that is over by itself after five minutes. \
+                      Each is tried once.",
+        after_help = "Exit codes: 0 every receiver took it; 1 one did not, or there is none; 2 wrong command line or configuration."
+    )]
+    Test {
+        /// Only the receiver of this name
+        #[arg(long, value_name = "NAME")]
+        receiver: Option<String>,
+        #[command(flatten)]
+        serve: Box<ServeArguments>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! Plumbline: the independent ruler for engine-versus-trainer log-probabilities. The command line.
 
+mod alerts;
 mod bench;
 mod cli;
 mod compare;
@@ -16,6 +17,7 @@ mod offline;
 mod reference;
 mod selfcheck;
 mod serve;
+mod telemetry;
 mod template;
 mod threads;
 mod timestamp;
@@ -56,6 +58,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(arguments) => return runtime()?.block_on(verify::run(&arguments)),
         Command::Selfcheck(arguments) => return selfcheck::run(&arguments),
         Command::Db { command } => return db::run(&command),
+        Command::Alerts { command } => return runtime()?.block_on(alerts::run(&command)),
         Command::Config { command } => config_command::run(&command),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArguments;
+use crate::telemetry::Telemetry;
 use crate::{logging, reference, threads};
 
 pub(crate) async fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
@@ -20,9 +21,11 @@ pub(crate) async fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
         let faults = crate::faults::Faults::from_variables(std::env::vars_os())?;
         source.wrapped(move |model| faults.wrap(model))
     };
+    let telemetry = Telemetry::start(config.otlp_endpoint.as_deref())?;
     let shutdown = shutdown_signal()?;
-    plumbline_server::serve(config, listener, source, shutdown).await?;
-    Ok(())
+    let served = plumbline_server::serve(config, listener, source, shutdown).await;
+    telemetry.end().await;
+    Ok(served?)
 }
 
 pub(crate) fn load_config(arguments: &ServeArguments) -> anyhow::Result<Config> {

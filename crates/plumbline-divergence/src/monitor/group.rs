@@ -93,6 +93,15 @@ impl GroupTotals {
     }
 }
 
+/// The likeliest cause of what is found in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LikeliestCause {
+    /// Its code.
+    pub cause: &'static str,
+    /// What speaks for it, for people.
+    pub evidence: String,
+}
+
 /// A change that was detected, and how it went on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DriftRecord {
@@ -288,7 +297,19 @@ impl Group {
         self.totals.sums.statistics.tokens > 0 || self.totals.verdicts.iter().any(|count| *count > 0)
     }
 
+    pub(super) fn likeliest_cause(&self) -> Option<LikeliestCause> {
+        let [mut recent, growing] = [&self.recent[0], &self.recent[1]].map(|generation| generation.run.clone());
+        recent.merge(&growing);
+        if let Some(Finding { cause, evidence, .. }) = recent.findings().into_iter().next() {
+            return Some(LikeliestCause { cause: cause.as_str(), evidence });
+        }
+        let (cause, count) = self.diagnoses.iter().max_by_key(|(_, count)| **count)?;
+        let all: u64 = self.diagnoses.values().sum();
+        Some(LikeliestCause { cause, evidence: format!("ranked first in {count} of {all} diagnosed sequences") })
+    }
+
     pub(super) fn summary(&self, now: Duration, key: GroupKey) -> GroupSummary {
+        let drift = self.drift.as_ref().map(DriftDetector::state);
         GroupSummary {
             key,
             first_seen: self.first_seen,
@@ -298,7 +319,8 @@ impl Group {
             window: self.window.snapshot(now).statistics,
             totals: self.totals.sums.statistics.clone(),
             recent: self.timeline.latest(GroupSummary::RECENT),
-            drift_score: self.drift.as_ref().map(|drift| drift.state().score),
+            drift_score: drift.as_ref().map(|state| state.score),
+            drift_alarm: drift.and_then(|state| state.alarm),
         }
     }
 

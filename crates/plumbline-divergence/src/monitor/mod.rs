@@ -9,9 +9,9 @@ use std::time::Duration;
 
 pub use self::evidence::{EvidenceKey, EvidenceSums, TokenEvidence, WorstToken};
 use self::group::Group;
-pub use self::group::{DriftRecord, GroupTotals, GroupView, PooledSums, SequenceSummary};
+pub use self::group::{DriftRecord, GroupTotals, GroupView, LikeliestCause, PooledSums, SequenceSummary};
 pub use self::points::{NamedPoint, PointSums, TimePoint};
-use crate::{DriftConfig, DriftConfigError, DriftDetector, DriftUpdate, Finding, SufficientStatistics};
+use crate::{DriftConfig, DriftConfigError, DriftDetector, DriftEvent, DriftUpdate, Finding, SufficientStatistics};
 
 /// Who a comparison belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +69,8 @@ pub struct GroupSummary {
     pub recent: Vec<TimePoint>,
     /// Evidence of a change relative to what raises an alarm; `None` for `other`, where streams mix.
     pub drift_score: Option<f64>,
+    /// The change whose alarm lasts, with its kind and size as they were judged last.
+    pub drift_alarm: Option<DriftEvent>,
 }
 
 impl GroupSummary {
@@ -147,6 +149,13 @@ impl Monitor {
     pub fn view(&self, now: Duration, run: &str) -> Vec<GroupView> {
         let own = self.all().filter(|(key, group)| key.run == run && group.has_seen_something());
         own.map(|(key, group)| group.view(now, key)).collect()
+    }
+
+    /// What is behind the differences of a group, as far as it is known: the likeliest cause of its latest sequences as a whole,
+    /// else the one that was ranked first most often among those that were diagnosed one by one.
+    #[must_use]
+    pub fn likeliest_cause(&self, key: &GroupKey) -> Option<LikeliestCause> {
+        self.groups.get(key)?.likeliest_cause()
     }
 
     fn all(&self) -> impl Iterator<Item = (GroupKey, &Group)> {

@@ -73,11 +73,7 @@ enum Failure {
 impl Http {
     pub(super) fn new(url: &str, key: Option<ApiKey>, policy: HttpPolicy) -> Result<Self, DriverError> {
         let base = checked_address(url)?;
-        // Plain addresses need no authorities, and a machine may have none.
-        let tls = match base.starts_with("https:") {
-            true => tls::config(policy.authorities.as_deref()),
-            false => tls::unused(),
-        };
+        let tls = tls::client_config(&base, policy.authorities.as_deref());
         let tls = tls.map_err(|reason| DriverError::Tls { url: base.clone(), reason })?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)

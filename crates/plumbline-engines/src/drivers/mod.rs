@@ -23,3 +23,4 @@ pub use error::DriverError;
 pub use http::HttpPolicy;
 pub use key::ApiKey;
 pub use kind::DriverKind;
+pub use tls::client_config;

@@ -10,11 +10,23 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
+/// How the certificate of whoever serves an address is checked: by the system's authorities, and by those of a file in PEM. An
+/// address without TLS needs none, and a machine may have none.
+///
+/// # Errors
+/// The file cannot be read or holds no certificate; the system has no authorities and none were given.
+pub fn client_config(url: &str, authorities: Option<&Path>) -> Result<ClientConfig, String> {
+    match url.starts_with("https:") {
+        true => config(authorities),
+        false => unused(),
+    }
+}
+
 /// How an engine's certificate is checked. `authorities` is a file in PEM; they are trusted beside the system's.
 ///
 /// # Errors
 /// The file cannot be read or holds no certificate; the system has no authorities and none were given.
-pub(super) fn config(authorities: Option<&Path>) -> Result<ClientConfig, String> {
+fn config(authorities: Option<&Path>) -> Result<ClientConfig, String> {
     let extra = authorities.map_or_else(|| Ok(Vec::new()), read)?;
     let provider = Arc::new(default_provider());
     let verifier = Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
@@ -24,7 +36,7 @@ pub(super) fn config(authorities: Option<&Path>) -> Result<ClientConfig, String>
 }
 
 /// For addresses without TLS: no certificate is ever good.
-pub(super) fn unused() -> Result<ClientConfig, String> {
+fn unused() -> Result<ClientConfig, String> {
     let config = builder(Arc::new(default_provider()))?.with_root_certificates(RootCertStore::empty());
     Ok(config.with_no_client_auth())
 }

@@ -59,6 +59,7 @@ const RULES: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/runs/{run}/views", READ),
     (Method::GET, "/v1/runs/{run}/tokens.parquet", READ),
     (Method::GET, "/v1/sequences/{id}", READ),
+    (Method::GET, "/v1/alerts", READ),
     (Method::POST, "/update_weights_from_disk", ADMIN),
 ];
 

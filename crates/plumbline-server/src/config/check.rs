@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use plumbline_divergence::NoiseFloor;
 
 use super::Config;
+use crate::alerts::{address, parse_label, receivers};
 use crate::body::MAX_SEQUENCES;
 
 /// A store that is smaller would forget what it has just taken in.
@@ -21,7 +22,7 @@ impl Config {
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         const TOKENS: RangeInclusive<u64> = 1..=1 << 24;
         const SECONDS: RangeInclusive<u64> = 1..=30 * 24 * 3600;
-        let ranges: [(&str, u64, RangeInclusive<u64>); 41] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 48] = [
             ("quarantine_seconds", self.quarantine_seconds, 0..=24 * 3600),
             ("restart_after_panics", u64::from(self.restart_after_panics), 0..=1_000_000),
             ("threads", self.threads as u64, 0..=4096),
@@ -63,6 +64,13 @@ impl Config {
             ("diagnosis_request_tokens", self.diagnosis_request_tokens as u64, TOKENS),
             ("diagnosis_request_seconds", self.diagnosis_request_seconds, 1..=3600),
             ("drain_seconds", self.drain_seconds, 1..=3600),
+            ("alert_interval_seconds", self.alert_interval_seconds, 1..=3600),
+            ("alert_for_seconds", self.alert_for_seconds, 0..=24 * 3600),
+            ("alert_keep_seconds", self.alert_keep_seconds, 0..=24 * 3600),
+            ("alert_min_tokens", self.alert_min_tokens, 1..=1 << 32),
+            ("alert_repeat_seconds", self.alert_repeat_seconds, 1..=30 * 24 * 3600),
+            ("alert_timeout_seconds", self.alert_timeout_seconds, 1..=300),
+            ("alert_queue", self.alert_queue as u64, 1..=100_000),
         ];
         let mut problems: Vec<_> = ranges
             .into_iter()
@@ -148,16 +156,18 @@ impl Config {
                 "must not be below max_body_bytes, or the largest body would never be read".into(),
             );
         }
+        self.alert_problems().into_iter().for_each(|(key, reason)| report(key, reason));
         if self.no_auth && self.has_keys() {
             let key = if self.api_key_file.is_some() { "api_key_file" } else { "api_key_env" };
             report("no_auth", format!("contradicts {key}"));
         }
-        if self.api_key_env.as_deref().is_some_and(|name| name.starts_with("PLUMBLINE_") || name.contains(['=', '\0']))
-        {
-            report(
-                "api_key_env",
-                "must be the name of a variable that does not begin with PLUMBLINE_: those are keys".into(),
-            );
+        for (key, name) in [("api_key_env", &self.api_key_env), ("alert_secret_env", &self.alert_secret_env)] {
+            if name.as_deref().is_some_and(|name| name.starts_with("PLUMBLINE_") || name.contains(['=', '\0'])) {
+                report(
+                    key,
+                    "must be the name of a variable that does not begin with PLUMBLINE_: those are keys".into(),
+                );
+            }
         }
         match (&self.tls_cert_file, &self.tls_key_file) {
             (Some(_), None) => report("tls_cert_file", "needs tls_key_file".into()),
@@ -167,6 +177,19 @@ impl Config {
         if let Some(reason) = self.refuses(self.listen) {
             report("listen", reason);
         }
+        problems
+    }
+
+    /// What is wrong with who is told of alerts and of spans.
+    fn alert_problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        problems.extend(receivers(&self.alertmanager_url, &self.alert_webhook_url).err());
+        let label = self.alert_label.iter().find_map(|text| parse_label(text).err());
+        problems.extend(label.map(|reason| ("alert_label", reason)));
+        let external = self.external_url.as_deref().and_then(|url| address(url).err());
+        problems.extend(external.map(|reason| ("external_url", reason)));
+        let otlp = self.otlp_endpoint.as_deref().and_then(|url| address(url).err());
+        problems.extend(otlp.map(|reason| ("otlp_endpoint", reason)));
         problems
     }
 
@@ -222,6 +245,12 @@ mod tests {
         assert_eq!(keys(|c| c.revision = Some("main".into())), ["revision"]);
         assert_eq!(keys(|c| c.max_bodies_bytes = 1 << 20), ["max_bodies_bytes"]);
         assert_eq!(keys(|c| c.max_header_bytes = 100), ["max_header_bytes"]);
+        assert_eq!(keys(|c| c.alert_webhook_url = vec!["h:1".into()]), ["alert_webhook_url"]);
+        assert_eq!(keys(|c| c.alertmanager_url = vec!["http://h/?x=1".into()]), ["alertmanager_url"]);
+        assert_eq!(keys(|c| c.alert_label = vec!["run=x".into()]), ["alert_label"]);
+        assert_eq!(keys(|c| c.external_url = Some("h".into())), ["external_url"]);
+        assert_eq!(keys(|c| c.alert_secret_env = Some("PLUMBLINE_X".into())), ["alert_secret_env"]);
+        assert_eq!(keys(|c| c.alert_queue = 0), ["alert_queue"]);
         assert_eq!(keys(|c| c.tls_cert_file = Some("c".into())), ["tls_cert_file"]);
         assert_eq!(keys(|c| c.tls_key_file = Some("k".into())), ["tls_key_file"]);
         assert_eq!(keys(|c| c.api_key_env = Some("PLUMBLINE_KEYS".into())), ["api_key_env"]);

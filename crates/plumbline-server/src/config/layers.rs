@@ -51,7 +51,7 @@ impl Config {
         for (name, value) in variables.into_iter().filter(|(name, _)| name != CONFIG_FILE_VARIABLE) {
             let key = name[PREFIX.len()..].to_ascii_lowercase();
             let value = match default_values.get(&key) {
-                Some(default) => typed_like(default, value),
+                Some(default) => typed_like(&key, default, value),
                 None => value.into(),
             };
             figment = figment.merge(OneKey { source: format!("environment variable {name}"), key, value });
@@ -161,15 +161,22 @@ fn plumbline_variables(
     if problems.is_empty() { Ok(variables) } else { Err(ConfigError::Keys(problems)) }
 }
 
+/// Lists whose entries hold colons: in variables they are separated by commas.
+const BY_COMMA: [&str; 3] = ["alertmanager_url", "alert_webhook_url", "alert_label"];
+
 /// A variable is text; its key's default says what it stands for. Text that stands for no such value stays text and is
 /// refused as the wrong type.
-fn typed_like(default: &Value, text: String) -> Value {
+fn typed_like(key: &str, default: &Value, text: String) -> Value {
     let typed = match default {
         Value::Bool(..) => text.parse::<bool>().ok().map(Value::from),
         Value::Num(_, number) if number.to_f64().is_some() => text.parse::<f64>().ok().map(Value::from),
         Value::Num(..) => text.parse::<i64>().ok().map(Value::from),
-        // As in PATH.
-        Value::Array(..) => Some(text.split(':').filter(|part| !part.is_empty()).collect::<Vec<_>>().into()),
+        Value::Array(..) => {
+            // As in PATH, where that can be.
+            let separator = if BY_COMMA.contains(&key) { ',' } else { ':' };
+            let parts = text.split(separator).map(str::trim).filter(|part| !part.is_empty());
+            Some(parts.collect::<Vec<_>>().into())
+        }
         _ => None,
     };
     typed.unwrap_or_else(|| text.into())
@@ -258,6 +265,7 @@ mod tests {
             ("PLUMBLINE_LOG_FORMAT", "json"),
             ("PLUMBLINE_VERDICT_MAE_DIVERGENT_NATS", "1"),
             ("PLUMBLINE_WEIGHTS_ROOT", "/a:/b"),
+            ("PLUMBLINE_ALERTMANAGER_URL", "http://a:9093, b=http://b:9093"),
             ("OTHER_THREADS", "9"),
         ];
         let flags = Flags { threads: Some(3), model: Some("/m".into()), ..Flags::default() };
@@ -269,6 +277,7 @@ mod tests {
         assert_eq!((config.verdict_mae_suspect_nats, config.verdict_mae_divergent_nats), (0.02, 1.0));
         assert_eq!(config.model.as_deref(), Some(Path::new("/m")));
         assert_eq!(config.weights_root, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(config.alertmanager_url, ["http://a:9093", "b=http://b:9093"]);
         assert_eq!(config.device, ComputeDevices::default());
         let flags = Flags { device: Some("cuda:1,0".into()), ..Flags::default() };
         assert_eq!(Config::load(Some(&file.0), env(&[]), &flags).unwrap().device.to_string(), "cuda:1,0");

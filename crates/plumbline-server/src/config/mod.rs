@@ -161,6 +161,39 @@ pub struct Config {
     /// Sequences from which a detector learns the level of a run and engine.
     pub drift_baseline_sequences: u64,
 
+    /// Where people reach this service, for links in alerts; `None` (an empty string) = no links.
+    #[serde(with = "empty_is_none")]
+    pub external_url: Option<String>,
+    /// Alertmanagers that are told, `URL` or `NAME=URL`.
+    pub alertmanager_url: Vec<String>,
+    /// Webhooks that are told, `URL` or `NAME=URL`.
+    pub alert_webhook_url: Vec<String>,
+    /// Labels of every alert, `NAME=VALUE`.
+    pub alert_label: Vec<String>,
+    /// File with the receivers' secrets, one a line; `None` (an empty string) = none.
+    #[serde(with = "empty_is_none")]
+    pub alert_secret_file: Option<PathBuf>,
+    /// Name of an environment variable with such lines; `None` (an empty string) = none.
+    #[serde(with = "empty_is_none")]
+    pub alert_secret_env: Option<String>,
+    /// File in PEM with certificate authorities that receivers may have beside the system's; `None` (an empty string) = none.
+    #[serde(with = "empty_is_none")]
+    pub alert_ca_file: Option<PathBuf>,
+    /// Seconds between two looks at everything that is watched.
+    pub alert_interval_seconds: u64,
+    /// Seconds for which something must be wrong before its alert fires.
+    pub alert_for_seconds: u64,
+    /// Seconds for which it must be well again before its alert is over.
+    pub alert_keep_seconds: u64,
+    /// Compared tokens of a run and engine below which no alert about it begins.
+    pub alert_min_tokens: u64,
+    /// Seconds after which a webhook is told again of what still fires.
+    pub alert_repeat_seconds: u64,
+    /// Seconds that a receiver has for its answer.
+    pub alert_timeout_seconds: u64,
+    /// Notifications that may wait for a webhook.
+    pub alert_queue: usize,
+
     /// Part of a model thread's time that noise floors and diagnoses get while something waits to be scored.
     pub aside_share: f64,
     /// Tokens of one piece of that work: what a batch may have to wait for.
@@ -180,6 +213,10 @@ pub struct Config {
     pub drain_seconds: u64,
     /// Format of the log on stderr.
     pub log_format: LogFormat,
+    /// Where spans are exported to with OTLP over HTTP, without `/v1/traces`; `None` (an empty string) = as the `OTEL_` variables say,
+    /// which without any is nowhere. Needs a build with the feature `otel`.
+    #[serde(with = "empty_is_none")]
+    pub otlp_endpoint: Option<String>,
     /// Serve without API keys on an address that is not loopback.
     pub no_auth: bool,
     /// File with one API key a line, with its roles; `None` (an empty string) = none.
@@ -308,6 +345,20 @@ impl Default for Config {
             drift_mean_run_length: drift.mean_run_length,
             drift_tolerance: drift.tolerance,
             drift_baseline_sequences: drift.baseline_sequences,
+            external_url: None,
+            alertmanager_url: Vec::new(),
+            alert_webhook_url: Vec::new(),
+            alert_label: Vec::new(),
+            alert_secret_file: None,
+            alert_secret_env: None,
+            alert_ca_file: None,
+            alert_interval_seconds: 15,
+            alert_for_seconds: 60,
+            alert_keep_seconds: 300,
+            alert_min_tokens: 2000,
+            alert_repeat_seconds: 4 * 3600,
+            alert_timeout_seconds: 10,
+            alert_queue: 1000,
             aside_share: 0.02,
             aside_tokens: 256,
             aside_max_tokens: 1024,
@@ -317,6 +368,7 @@ impl Default for Config {
             diagnosis_request_seconds: 30,
             drain_seconds: 30,
             log_format: LogFormat::Text,
+            otlp_endpoint: None,
             no_auth: false,
             api_key_file: None,
             api_key_env: None,

@@ -16,6 +16,7 @@ use crate::ledger::Accepted;
 use crate::middleware::ScoredTokens;
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::state::{AppState, Resident, loading};
+use crate::trace::{self, Value};
 use crate::verify::{Terms, VerificationResponse, compute, defect};
 
 /// Lines of one request that are worked on at a time: enough to fill batches.
@@ -87,7 +88,8 @@ pub(crate) async fn lines(
         let _turn = turn;
         read_all(&bytes, &defaults, &wishes, &limits, most)
     });
-    let read = read.await??;
+    let read = trace::stage("parse", read).await??;
+    trace::describe(|| vec![("plumbline.lines", Value::Count(read.len() as u64))]);
     if respond_async {
         let outcomes = each(state, read, ACCEPTED_AT_ONCE, |state, request, body| async move {
             let body = body.ok_or_else(|| defect(&"a line to be accepted has no body"))?;
@@ -147,11 +149,11 @@ async fn each<F: Future<Output = Result<LineOutcome, Problem>> + Send + 'static>
             Ok((request, body)) => {
                 let own = Arc::clone(&room).acquire_owned().await.map_err(|error| defect(&error))?;
                 let work = work(Arc::clone(state), request, body);
-                tasks.spawn(async move {
+                tasks.spawn(trace::carried(async move {
                     let outcome = work.await.unwrap_or_else(LineOutcome::Refused);
                     drop(own);
                     (number, outcome)
-                });
+                }));
             }
         }
     }

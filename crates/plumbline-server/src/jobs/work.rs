@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_store::{Job, Packed, Pending, Started, StoreError};
+use tracing::Instrument;
 
 use crate::body::{parse, resolve};
 use crate::intake::Request;
 use crate::ledger::{Settled, Target, settle};
 use crate::problem::{Code, Problem};
 use crate::state::{AppState, loading};
+use crate::trace::{self, Trace, TraceContext, Value};
 use crate::verify::{Terms, compute, verify};
 
 /// How often a job is begun at most. It is begun again when the process ended during it; one that ends the process must not do so
@@ -28,12 +30,25 @@ enum End {
     Later,
 }
 
-/// Works on a job until it is answered, has failed or the server drains.
+/// Works on a job until it is answered, has failed or the server drains. In the log it goes by its id, and it is a trace of its own:
+/// the request with which it was accepted may be long over.
 pub(super) async fn work(state: &Arc<AppState>, job: Job) {
-    let Some(store) = state.ledger.store() else { return };
+    let listened = trace::is_listened_to();
+    let own = Arc::new(Trace::new(TraceContext::new(listened), listened));
+    let (trace_id, span_id) = (own.context().trace_id_hex(), own.context().span_id_hex());
+    let span = tracing::info_span!("job", request_id = job.id, trace_id, span_id);
+    let id = job.id.clone();
+    let failed = trace::within(Arc::clone(&own), work_on(state, job)).instrument(span).await;
+    own.describe(vec![("plumbline.verification_id", Value::Text(id))]);
+    trace::end(&own, "verification".into(), failed);
+}
+
+/// Whether it failed.
+async fn work_on(state: &Arc<AppState>, job: Job) -> bool {
+    let Some(store) = state.ledger.store() else { return false };
     let start = insist(state, || store.start(&job.id)).await;
     // None: it is no longer queued. A request for the same content may have answered it.
-    let Some(Some(Started { attempts, request })) = start else { return };
+    let Some(Some(Started { attempts, request })) = start else { return false };
     let end = if attempts > MAX_ATTEMPTS {
         let detail = format!("the server ended {MAX_ATTEMPTS} times while it worked on this");
         End::Failed(Problem::new(Code::GaveUp, detail))
@@ -47,7 +62,7 @@ pub(super) async fn work(state: &Arc<AppState>, job: Job) {
                 // It is queued again at the next start anyway.
                 tracing::debug!(id = job.id, %error, "a job stays marked as running");
             }
-            return;
+            return false;
         }
         End::Failed(problem) => {
             tracing::warn!(id = job.id, run = job.run, code = problem.code.as_str(), detail = %problem.detail,
@@ -55,12 +70,13 @@ pub(super) async fn work(state: &Arc<AppState>, job: Job) {
             let path = format!("/v1/verifications/{}", job.id);
             let document = problem.document(&path, &job.id);
             if insist(state, || store.fail(&job.id, document.clone(), SystemTime::now())).await.is_none() {
-                return;
+                return true;
             }
             "failed"
         }
     };
     state.ledger.metrics.job(outcome);
+    outcome == "failed"
 }
 
 /// Tries a write until it succeeds; `None` when the server drains before that.

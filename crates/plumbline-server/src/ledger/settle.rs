@@ -13,6 +13,7 @@ use crate::body::Verification;
 use crate::metrics::Observation;
 use crate::problem::Problem;
 use crate::state::{AppState, loading};
+use crate::trace;
 use crate::verify::{Answer, AnsweredSequence, INLINE_TOKENS, compute, defect};
 
 /// Between two tries to store what must be stored.
@@ -53,10 +54,10 @@ pub(crate) async fn settle(
     claim: Claim,
 ) -> Result<Settled, Problem> {
     let state = Arc::clone(state);
-    let settling = tokio::spawn(async move {
+    let settling = tokio::spawn(trace::carried(async move {
         let _claim = claim;
         settled(&state, answer, identity, target).await
-    });
+    }));
     settling.await.map_err(|error| defect(&error))?
 }
 
@@ -92,7 +93,7 @@ async fn settled(state: &AppState, answer: Answer, identity: Identity, target: T
             sequences: sequences.clone(),
             assumed_new: None,
         };
-        match (store.finish(completion).await, &target) {
+        match (trace::stage("store", store.finish(completion)).await, &target) {
             (Ok(Finished::Done { new }), _) => {
                 let json = count(state, answer, &identity, &new, true)?;
                 return Ok(Settled::Answer(json));

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_core::{SkipCounts, SkipReason};
 use plumbline_divergence::{
-    Cause, DeltaHistogram, DriftUpdate, Finding, GroupKey, GroupSummary, GroupTotals, GroupView, Monitor,
-    MonitorConfig, SequenceComparison, SequenceSummary, SufficientStatistics, Verdict,
+    Cause, DeltaHistogram, DriftUpdate, Finding, GroupKey, GroupSummary, GroupTotals, GroupView, LikeliestCause,
+    Monitor, MonitorConfig, SequenceComparison, SequenceSummary, SufficientStatistics, Verdict,
 };
 use prometheus::core::Collector;
 use prometheus::{
@@ -197,6 +197,16 @@ impl DivergenceMetrics {
             monitor.set_totals(&group, now, totals);
         }
         Ok(monitor.view(self.clock.now(), run))
+    }
+
+    /// The label `model_name` of every series.
+    pub(crate) fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    /// What is behind the differences of a group, as far as it is known.
+    pub(crate) fn likeliest_cause(&self, group: &GroupKey) -> Option<LikeliestCause> {
+        self.lock().likeliest_cause(group)
     }
 
     /// The groups that have seen something.

@@ -19,6 +19,19 @@ pub(super) const BATCH_SEQUENCES_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 
 /// Name and help of a metric.
 pub(super) type Described = (&'static str, &'static str);
 
+pub(super) const ALERTS_FIRING: Described =
+    ("plumbline_alerts_firing", "Alerts that fire, of those that the service posts by itself.");
+pub(super) const NOTIFICATIONS: Described = (
+    "plumbline_notifications_total",
+    "Tries to tell a receiver of alerts: delivered, failed (it is tried again) or refused (it is not).",
+);
+pub(super) const NOTIFICATION_STATUSES: [&str; 3] = ["delivered", "failed", "refused"];
+pub(super) const NOTIFICATIONS_DROPPED: Described = (
+    "plumbline_notifications_dropped_total",
+    "Notifications that are left out: no room while the receiver was away, or refused.",
+);
+pub(super) const NOTIFICATIONS_WAITING: Described =
+    ("plumbline_notifications_waiting", "Notifications that wait to be taken by a receiver.");
 pub(super) const QUEUE_TOKENS: Described = ("plumbline_queue_tokens", "Tokens that wait to be scored.");
 pub(super) const QUEUE_LIMIT_TOKENS: Described = (
     "plumbline_queue_limit_tokens",

@@ -4,6 +4,7 @@ mod auth;
 mod hold;
 mod leftover;
 mod request_id;
+mod traced_body;
 mod track;
 
 pub(crate) use self::auth::{Gate, guard};

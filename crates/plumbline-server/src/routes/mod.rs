@@ -1,5 +1,6 @@
 //! The HTTP surface. Every route is registered together with its description, so the OpenAPI document cannot miss one.
 
+mod alerts;
 mod docs;
 mod events;
 mod name;
@@ -48,6 +49,7 @@ pub(crate) fn routes(access: Access) -> (Router<Arc<AppState>>, OpenApi) {
         .routes(routes!(sequences::list))
         .routes(routes!(sequences::show))
         .routes(routes!(events::stream))
+        .routes(routes!(alerts::list))
         .routes(routes!(weights::update))
         .routes(routes!(weights::version))
         .routes(routes!(operation::livez))

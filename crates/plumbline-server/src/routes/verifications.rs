@@ -21,7 +21,8 @@ use crate::middleware::{RequestId, ScoredTokens};
 use crate::problem::{Code, Problem, ProblemDocument};
 use crate::state::{AppState, Resident};
 use crate::timestamp::rfc3339;
-use crate::verify::{INLINE_BYTES, Terms, VerificationResponse, compute};
+use crate::trace::{self, Value};
+use crate::verify::{INLINE_BYTES, Terms, VerificationResponse, compute, tokens_of};
 
 /// Says that an answer was stored before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -134,7 +135,8 @@ pub(super) async fn create(
         state.ledger.needed_store()?;
     }
     // The room is held until the answer is made: what was read of the body lives as long.
-    let Received { bytes, room: _room } = receive(&state, &headers, body, state.config.max_body_bytes).await?;
+    let Received { bytes, room: _room } =
+        trace::stage("receive", receive(&state, &headers, body, state.config.max_body_bytes)).await?;
     match media {
         MediaType::Json => one(&state, resident, bytes, wishes, &terms).await,
         MediaType::Ndjson => lines(&state, resident, bytes, defaults, wishes, terms, id.as_str()).await,
@@ -153,18 +155,28 @@ async fn one(
     let heavy = bytes.len() > INLINE_BYTES;
     let Wishes { key, respond_async } = wishes;
     let turn = state.bodies.turn(bytes.len()).await;
-    let (request, packed) = compute(heavy, move || {
+    let parsed = compute(heavy, move || {
         let _turn = turn;
         let request = Request::new(resolve(parse(&bytes)?, &limits)?, key);
         Ok::<_, Problem>((request, respond_async.then(|| Packed::new(&bytes))))
-    })
-    .await??;
+    });
+    let (request, packed) = trace::stage("parse", parsed).await??;
+    trace::describe(|| {
+        let verification = &request.verification;
+        vec![
+            ("plumbline.run", Value::Text(verification.run.clone())),
+            ("plumbline.engine", Value::Text(verification.engine.clone())),
+            ("plumbline.sequences", Value::Count(verification.rollouts.len() as u64)),
+            ("plumbline.tokens", Value::Count(tokens_of(verification) as u64)),
+        ]
+    });
     let Some(packed) = packed else {
         return Ok(answered(answer(state, resident, request, terms).await?));
     };
     match accept(state, &request, packed).await? {
         Accepted::Answer(json) => Ok(answered(Reply { json, replayed: true, scored_tokens: 0 })),
         Accepted::Queued(existing) => {
+            trace::describe(|| vec![("plumbline.verification_id", Value::Text(existing.id.clone()))]);
             let body = AcceptedResponse { id: &existing.id, state: existing.state.as_str() };
             let mut response = (StatusCode::ACCEPTED, axum::Json(body)).into_response();
             let location = HeaderValue::from_str(&format!("/v1/verifications/{}", existing.id));

@@ -60,6 +60,7 @@ async fn every_documented_operation_is_for_the_roles_that_it_says() {
         ("GET", "/openapi.json", "ira"),
         ("GET", "/metrics", "-ra"),
         ("GET", "/get_weight_version", "ira"),
+        ("GET", "/v1/alerts", "-ra"),
         ("GET", "/v1/reference", "ira"),
         ("GET", "/v1/events", "-ra"),
         ("GET", "/v1/runs", "-ra"),

@@ -1,6 +1,7 @@
 //! The service from outside: requests into the router, or over TCP, with a reference that only counts.
 
 mod access;
+mod alerts;
 mod diagnosis;
 mod fake;
 mod floor;

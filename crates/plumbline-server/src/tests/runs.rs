@@ -8,7 +8,7 @@ use super::{Service, request, unique};
 use crate::config::Config;
 
 /// A floor of this mean `|d|` at every entropy.
-fn floor(abs_delta: f64) -> NoiseFloor {
+pub(super) fn floor(abs_delta: f64) -> NoiseFloor {
     let mut floor = NoiseFloor::default();
     for head in FloorHead::ALL {
         // As scattered as real ones: half of the tokens at nothing, half at twice the mean.

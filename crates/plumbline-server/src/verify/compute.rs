@@ -19,7 +19,8 @@ pub(crate) async fn compute<T: Send + 'static>(
     if !heavy {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|error| defect(&error))
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|error| defect(&error))
 }
 
 /// 500 whose cause is only logged.

@@ -8,6 +8,7 @@ mod assessed;
 mod causes;
 mod compute;
 mod response;
+mod stages;
 mod versions;
 
 use plumbline_core::ScoringSequence;
@@ -27,6 +28,7 @@ use self::versions::wait_for_versions;
 use crate::body::Verification;
 use crate::problem::Problem;
 use crate::state::{AppState, Resident};
+use crate::trace;
 
 /// A name for a verification that nobody else has.
 pub(crate) fn new_id() -> String {
@@ -46,17 +48,23 @@ pub(crate) async fn verify(
     terms: &Terms,
 ) -> Result<Answer, Problem> {
     let tokens = tokens_of(&verification);
-    wait_for_versions(state, &verification.wanted, tokens, terms).await?;
     let heavy = tokens > INLINE_TOKENS;
-    let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
-    let scored_tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
-    let ticket = admit(state, &verification, work, terms)?;
+    let admitted = trace::stage("admit", async {
+        wait_for_versions(state, &verification.wanted, tokens, terms).await?;
+        let (verification, work) = compute(heavy, move || scoring_sequences(verification)).await??;
+        let scored_tokens: usize = work.iter().map(ScoringSequence::forward_tokens).sum();
+        let ticket = admit(state, &verification, work, terms)?;
+        Ok::<_, Problem>((verification, scored_tokens, ticket))
+    });
+    let (verification, scored_tokens, ticket) = admitted.await?;
     let outcomes = ticket.wait().await.map_err(|error| unscored(&error))?;
+    trace::record(|at| stages::of(&outcomes, at));
 
     let (levels, floors) = (state.config.verdict_levels(), state.floors.clone());
-    let assessed = compute(heavy, move || Assessed::new(verification, outcomes, &levels, &floors)).await??;
-    let (assessed, diagnosis) = diagnosed(state, resident, assessed, heavy).await?;
-    compute(heavy, move || assessed.answer(id, scored_tokens, diagnosis.as_ref())).await?
+    let assessed = compute(heavy, move || Assessed::new(verification, outcomes, &levels, &floors));
+    let assessed = trace::stage("compare", assessed).await??;
+    let (assessed, diagnosis) = trace::stage("diagnose", diagnosed(state, resident, assessed, heavy)).await?;
+    trace::stage("answer", compute(heavy, move || assessed.answer(id, scored_tokens, diagnosis.as_ref()))).await?
 }
 
 /// Tokens of the rollouts, prompts included.

@@ -1,5 +1,6 @@
 //! Reading, beside the thread that writes and without waiting for it.
 
+mod documents;
 mod sequences;
 mod verifications;
 

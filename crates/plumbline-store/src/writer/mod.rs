@@ -3,6 +3,7 @@
 //! It takes everything that waits, writes it in one transaction and answers after the `COMMIT`: while one sync runs, the next
 //! writes gather. Between transactions it keeps the file small, in short steps.
 
+mod documents;
 mod finish;
 mod intake;
 mod jobs;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+pub(crate) use self::documents::keep;
 pub(crate) use self::finish::{finish, new_digests};
 pub(crate) use self::intake::{known, submit};
 pub(crate) use self::jobs::{fail, recover, requeue, start};
