@@ -163,6 +163,7 @@ async fn every_route_is_documented_and_answers() {
         "/openapi.json",
         "/readyz",
         "/update_weights_from_disk",
+        "/v1/alerts",
         "/v1/events",
         "/v1/reference",
         "/v1/runs",

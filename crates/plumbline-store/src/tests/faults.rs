@@ -151,7 +151,7 @@ fn other_files_are_refused_by_name() {
     folder.open();
     Connection::open(folder.file()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let refused = Store::open(folder.options()).unwrap_err();
-    assert_eq!(refused, StoreError::Newer { path: folder.file(), found: 99, supported: 1 });
+    assert_eq!(refused, StoreError::Newer { path: folder.file(), found: 99, supported: 2 });
     assert!(matches!(Reader::open(&folder.file()), Err(StoreError::Newer { .. })));
 }
 
