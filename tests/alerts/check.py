@@ -193,7 +193,7 @@ receivers: [{{name: behind, webhook_configs: [{{url: '{behind.url}', send_resolv
     check("with the fingerprint that Alertmanager computes", own["fingerprint"] == shown["fingerprint"])
     check("with labels of the run", (shown["labels"]["run"], shown["labels"]["engine"]) == ("grpo", "vllm"))
     check("with numbers and the sign convention", {"summary", "description", "log_ratio_sign"} <= set(shown["annotations"]))
-    check("with a link", shown["generatorURL"] == "https://plumbline.example/v1/runs/grpo/report.html")
+    check("with a link", shown["generatorURL"] == "https://plumbline.example/#/runs/grpo")
 
     until("the end is remembered", lambda: all(one["waiting"] == 0 for one in ask(f"{service.url}/v1/alerts")["receivers"]))
     time.sleep(1)

@@ -79,7 +79,7 @@ async fn each_episode_is_told_once_whatever_the_receivers_do() {
     let own =
         ["run", "engine", "severity", "model_name"].map(|name| alert["labels"][name].as_str().unwrap().to_owned());
     assert_eq!(own, ["grpo", "vllm", "warning", "plumbline-tiny"]);
-    assert_eq!(alert["generatorURL"], "https://plumbline.example/x/v1/runs/grpo/report.html");
+    assert_eq!(alert["generatorURL"], "https://plumbline.example/x/#/runs/grpo");
     let text = |name: &str| alert["annotations"][name].as_str().unwrap().to_owned();
     assert_eq!(text("log_ratio_sign"), "reference_logprob - engine_logprob, in nats");
     assert!(text("summary").contains("vllm") && text("description").contains("divergent"), "{alert}");

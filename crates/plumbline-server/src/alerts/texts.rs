@@ -122,7 +122,7 @@ pub(super) fn link(external_url: &str, run: &str) -> String {
             _ => drop(write!(path, "%{byte:02X}")),
         }
     }
-    format!("{}/v1/runs/{path}/report.html", external_url.trim_end_matches('/'))
+    format!("{}/#/runs/{path}", external_url.trim_end_matches('/'))
 }
 
 /// Numbers for machines.
@@ -151,9 +151,6 @@ mod tests {
     #[test]
     fn links_hold_any_name_and_need_an_address() {
         assert_eq!(link("", "a"), "");
-        assert_eq!(
-            link("https://p.example/x/", "grpo/math ü"),
-            "https://p.example/x/v1/runs/grpo%2Fmath%20%C3%BC/report.html"
-        );
+        assert_eq!(link("https://p.example/x/", "grpo/math ü"), "https://p.example/x/#/runs/grpo%2Fmath%20%C3%BC");
     }
 }
