@@ -73,7 +73,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Field<'_>)> {
     fields
 }
 
-fn messages<'a>(bytes: &'a [u8], wanted: u64) -> impl Iterator<Item = &'a [u8]> {
+fn messages(bytes: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
     fields(bytes).into_iter().filter_map(move |(number, field)| match field {
         Field::Bytes(bytes) if number == wanted => Some(bytes),
         _ => None,
@@ -127,7 +127,10 @@ fn spans(request: &[u8]) -> Vec<Span> {
 
 /// A collector and what it was sent: paths, headers, bodies.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<(String, HeaderMap, Vec<u8>)>>>);
+struct Collector(Arc<Mutex<Vec<Received>>>);
+
+/// Path, headers and body of a request.
+type Received = (String, HeaderMap, Vec<u8>);
 
 impl Collector {
     async fn start() -> (Self, String) {

@@ -14,7 +14,10 @@ export function number(value, digits = 4) {
   const size = Math.abs(value);
   if (Number.isInteger(value) && size < 1e15) return grouped(value, 0).replace("-", "−");
   if (size >= 1e6 || size < 1e-3) return value.toExponential(Math.max(digits - 2, 1)).replace("e+", "e").replace("-", "−").replace("e-", "e−");
-  return grouped(value, digits).replace("-", "−");
+  // A correlation of 0.99998 is not 1: what is missing is what counts.
+  const missing = 1 - size;
+  const needed = missing > 0 && missing < 0.5 * 10 ** -digits ? Math.min(Math.ceil(-Math.log10(missing)) + 1, 9) : digits;
+  return grouped(value, needed).replace("-", "−");
 }
 /** A multiple of the noise floor; far below it the digits mean nothing. */
 export const multipleOf = (value) => (value !== null && value < 0.01 ? "< 0.01 ×" : `${number(value, 3)} ×`);
