@@ -47,7 +47,7 @@ async fn a_divergent_engine_is_seen_and_what_is_said_has_the_numbers() {
         "model_name": labels["model_name"], "cluster": "eu",
     });
     assert_eq!(*labels, expected);
-    assert_eq!(firing[0]["generator_url"], "https://plumbline.example/v1/runs/grpo/report.html");
+    assert_eq!(firing[0]["generator_url"], "https://plumbline.example/#/runs/grpo");
     assert_eq!(annotations["mean_abs_log_ratio_nats"], "0.2000");
     assert_eq!(annotations["mean_log_ratio_nats"], "0.2000", "reference - engine");
     assert_eq!(annotations["window_tokens"], "16");
