@@ -90,20 +90,9 @@ pub(crate) fn each_kept<E: From<RowError>>(
             .iter()
             .try_for_each(|sequence| each(sequence));
     };
-    let (reader, mut failed) = (store.reader(), None);
+    let reader = store.reader();
     let filter = Filter { run: Some(run.to_owned()), ..Filter::default() };
-    let read = reader.each_sequence(&filter, &mut |row| match whole(reader, row)
-        .map_err(E::from)
-        .and_then(|one| each(&one))
-    {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    });
-    read.map_err(|error| E::from(RowError::from(error)))?;
-    failed.map_or(Ok(()), Err)
+    each_row(reader, &filter, |row| each(&whole(reader, row)?))
 }
 
 fn each_in_store(reader: &Reader, run: &str, each: &mut dyn FnMut(&StoredSequence)) -> Result<(), RowError> {

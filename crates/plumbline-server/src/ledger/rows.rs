@@ -97,19 +97,20 @@ pub(super) fn new_sequence(digest: Digest, answered: &AnsweredSequence) -> serde
 ///
 /// # Errors
 /// That one, or the store cannot be read.
-pub(super) fn each_row(
+pub(super) fn each_row<E: From<RowError>>(
     reader: &Reader,
     filter: &Filter,
-    mut each: impl FnMut(SequenceRow) -> Result<(), RowError>,
-) -> Result<(), RowError> {
+    mut each: impl FnMut(SequenceRow) -> Result<(), E>,
+) -> Result<(), E> {
     let mut failed = None;
-    reader.each_sequence(filter, &mut |row| match each(row) {
+    let read = reader.each_sequence(filter, &mut |row| match each(row) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Some(error);
             ControlFlow::Break(())
         }
-    })?;
+    });
+    read.map_err(RowError::from)?;
     failed.map_or(Ok(()), Err)
 }
 
