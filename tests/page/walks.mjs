@@ -233,9 +233,11 @@ export async function manySequences(browser, server) {
   for (const hash of ["/", runAddress("many")]) {
     await window.page.goto("about:blank");
     await window.go(address(server, hash));
-    const measured = await window.page.evaluate(() => ({ paint: Math.round(performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? -1), shown: Math.round(performance.now()), files: performance.getEntriesByType("resource").length, bytes: performance.getEntriesByType("resource").reduce((sum, one) => sum + one.encodedBodySize, 0) }));
-    console.log(`${hash} with 10,000 sequences: first paint after ${measured.paint} ms, content after at most ${measured.shown} ms; ${measured.files} files, ${measured.bytes} bytes`);
-    assert.ok(measured.paint >= 0);
+    const shown = await window.page.evaluate(() => Math.round(performance.now()));
+    // The browser tells of a paint only some time after it.
+    await window.page.waitForFunction(() => performance.getEntriesByName("first-contentful-paint").length > 0);
+    const measured = await window.page.evaluate(() => ({ paint: Math.round(performance.getEntriesByName("first-contentful-paint")[0].startTime), files: performance.getEntriesByType("resource").length, bytes: performance.getEntriesByType("resource").reduce((sum, one) => sum + one.encodedBodySize, 0) }));
+    console.log(`${hash} with 10,000 sequences: first paint after ${measured.paint} ms, content after at most ${shown} ms; ${measured.files} files, ${measured.bytes} bytes`);
     await window.settled();
   }
   window.quiet("many sequences");
